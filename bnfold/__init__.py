@@ -1,0 +1,51 @@
+"""bnfold: fold BatchNormalization into the convolutions of ONNX models, exactly, with a proof.
+
+The public names load on first use, so that ``import bnfold`` (and ``bnfold --help``) costs nothing:
+
+>>> import bnfold
+>>> result = bnfold.fold("model.onnx")  # doctest: +SKIP
+>>> result.save("model.folded.onnx")  # doctest: +SKIP
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BnfoldError",
+    "FoldResult",
+    "Inspection",
+    "InvalidModelError",
+    "NotVerifiedError",
+    "Verification",
+    "VerificationFailedError",
+    "__version__",
+    "fold",
+    "inspect",
+]
+
+if TYPE_CHECKING:
+    from bnfold.api import FoldResult, Inspection, fold, inspect
+    from bnfold.errors import BnfoldError, InvalidModelError, NotVerifiedError, VerificationFailedError
+    from bnfold.verify import Verification
+
+_HOME = {
+    "BnfoldError": "errors",
+    "InvalidModelError": "errors",
+    "NotVerifiedError": "errors",
+    "VerificationFailedError": "errors",
+    "FoldResult": "api",
+    "Inspection": "api",
+    "fold": "api",
+    "inspect": "api",
+    "Verification": "verify",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module it lives in, the first time it is asked for (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'bnfold' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"bnfold.{_HOME[name]}"), name)

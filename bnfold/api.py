@@ -1,0 +1,320 @@
+"""fold and inspect: the stages in their order. The CLI calls only this.
+
+open -> facts -> find, plan, apply -> write a temporary file -> verify it -> rename it -> report
+"""
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnx import ModelProto, NodeProto
+
+import bnfold
+from bnfold.document import Document, serialise
+from bnfold.edits import Editor
+from bnfold.errors import NotVerifiedError, OutputError, VerificationFailedError
+from bnfold.find import batchnorm
+from bnfold.graph import GraphFacts, label
+from bnfold.output import check_target, staged
+from bnfold.plan import plan_site
+from bnfold.refusals import Code, Refusal
+from bnfold.report import ModelFacts, Report, SiteReport
+from bnfold.text import printable
+from bnfold.verify import Verification, VerifyOptions
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(slots=True)
+class FoldResult:
+    """What `fold` did.
+
+    Attributes:
+        report: everything, for renderers.
+        verification: the verdict; None where nothing folded or verification was switched off.
+    """
+
+    report: Report
+    verification: Verification | None
+    _document: Document
+
+    @property
+    def model(self) -> ModelProto:
+        """The folded model, a copy. Tensors that were in external data and did not change still are."""
+        return self._document.inlined()
+
+    @property
+    def folded(self) -> tuple[SiteReport, ...]:
+        """The BatchNormalizations that were folded."""
+        return self.report.folded
+
+    @property
+    def refused(self) -> tuple[SiteReport, ...]:
+        """The BatchNormalizations that were left, each with a code and a sentence."""
+        return self.report.left
+
+    @property
+    def renamed(self) -> tuple[tuple[str, str], ...]:
+        """Values upstream of a fold whose contents changed, old name and new."""
+        return self.report.renamed
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Initializers that are no longer inputs of the model (`freeze_inputs`)."""
+        return self.report.frozen
+
+    def save(self, path: "str | PathLike[str]", *, force: bool = False) -> None:
+        """Write the folded model; external data goes into one new file beside it.
+
+        Raises:
+            OutputError: the path exists and `force` is off, or it cannot be written.
+        """
+        target = Path(path)
+        check_target(target, force=force)
+        with staged(self._document, target, unchanged=not self.folded) as stage:
+            stage.commit()
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What `inspect` found: what `fold` would do, without doing it."""
+
+    report: Report
+
+    @property
+    def sites(self) -> tuple[SiteReport, ...]:
+        """One for each BatchNormalization."""
+        return self.report.sites
+
+
+def inspect(model: "str | PathLike[str] | ModelProto", *, freeze_inputs: bool = False) -> Inspection:
+    """Say for each BatchNormalization whether `fold` would fold it, and why not. Writes nothing.
+
+    Args:
+        model: a path, or a ModelProto (which is not changed).
+        freeze_inputs: as for `fold`.
+
+    Raises:
+        InvalidModelError: the model cannot be read or breaks a rule of the ONNX spec.
+    """
+    started = time.perf_counter()
+    document = Document.open(_source(model))
+    report = _rewrite(document, freeze_inputs=freeze_inputs, command="inspect")
+    return Inspection(replace(report, after=None, seconds=time.perf_counter() - started))
+
+
+def fold(
+    model: "str | PathLike[str] | ModelProto",
+    output: "str | PathLike[str] | None" = None,
+    *,
+    in_place: bool = False,
+    force: bool = False,
+    freeze_inputs: bool = False,
+    verify: bool = True,
+    allow_unverified: bool = False,
+    providers: Sequence[str] = ("cpu",),
+    seed: int = 0,
+    trials: int = 2,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    dims: Mapping[str, int] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> FoldResult:
+    """Fold every BatchNormalization that can be folded exactly, and prove that the outputs are preserved.
+
+    Args:
+        model: a path, or a ModelProto (which is not changed).
+        output: where to write the folded model. Without it nothing is written; use `FoldResult.save`.
+        in_place: replace the file `model` instead.
+        force: replace `output` if it exists.
+        freeze_inputs: take initializers that are also graph inputs (IR >= 4) for constants; those that take
+            part in a fold are removed from the inputs and listed in `FoldResult.frozen`.
+        verify: compare the outputs of both models.
+        allow_unverified: go on where the outputs could not be compared.
+        providers: "cpu", "cuda", "reference" or onnxruntime's full names; all are run.
+        seed: of the random inputs.
+        trials: how many random inputs.
+        shapes: input shapes, by input name, for models that leave them free.
+        dims: sizes of symbolic dimensions, by symbol.
+        threads: for onnxruntime.
+        progress: called with a stage's name, how far it is, and how far it goes.
+
+    Raises:
+        InvalidModelError: the model cannot be read or breaks a rule of the ONNX spec.
+        OutputError: the output cannot be written, or exists.
+        VerificationFailedError: the outputs differ. Nothing is written.
+        NotVerifiedError: the outputs could not be compared. Nothing is written.
+    """
+    started = time.perf_counter()
+    source = _source(model)
+    target = _target(source, output, in_place=in_place, force=force)
+    options = VerifyOptions(tuple(providers), seed, trials, shapes or {}, dims or {}, threads)
+    document = Document.open(source)
+    report = _rewrite(document, freeze_inputs=freeze_inputs, command="fold", progress=progress)
+    result = FoldResult(report, None, document)
+    finish = _Finish(result, source, options, allow_unverified=allow_unverified, progress=progress)
+    if not report.folded:
+        finish.write_unchanged(target, in_place=in_place)
+    elif target is not None:
+        finish.write(target, verify=verify)
+    elif verify:
+        finish.verify_in_memory()
+    result.report = replace(result.report, seconds=time.perf_counter() - started)
+    return result
+
+
+def _source(model: "str | PathLike[str] | ModelProto") -> Path | ModelProto:
+    return model if isinstance(model, ModelProto) else Path(model)
+
+
+def _target(
+    source: Path | ModelProto, output: "str | PathLike[str] | None", *, in_place: bool, force: bool
+) -> Path | None:
+    if in_place:
+        if output is not None or not isinstance(source, Path):
+            raise OutputError("in place means over the input file: it needs a path and no other output")
+        if source.is_symlink():
+            raise OutputError(f"{printable(str(source))} is a symbolic link; give the real path, or another output")
+        return source
+    if output is None:
+        return None
+    target = Path(output)
+    if isinstance(source, Path) and target.exists() and source.exists() and target.samefile(source):
+        raise OutputError(f"{printable(str(target))} is the input itself; --in-place overwrites it")
+    check_target(target, force=force)
+    return target
+
+
+def _rewrite(document: Document, *, freeze_inputs: bool, command: str, progress: Progress | None = None) -> Report:
+    """Find, plan and apply on the document's proto; the report says what happened to each site."""
+    facts = GraphFacts(document.proto, document.folder, freeze_inputs=freeze_inputs)
+    before = _model_facts(document, document.path)
+    editor = Editor(facts)
+    found = list(batchnorm.sites(facts))
+    sites: list[SiteReport] = []
+    for done, index in enumerate(found):
+        if progress is not None and done % 16 == 0:
+            progress("fold", done, len(found))
+        sites.append(_fold_site(facts, editor, index))
+    sites += [_hidden_site(node, code) for node, code in batchnorm.hidden_sites(facts)]
+    if any(site.outcome == "folded" for site in sites):
+        editor.commit()
+        document.external = editor.external
+    return Report(
+        command="inspect" if command == "inspect" else "fold",
+        version=bnfold.__version__,
+        model=None if document.path is None else str(document.path),
+        opset=facts.opset(),
+        ir_version=document.proto.ir_version,
+        sites=tuple(sites),
+        before=before,
+        after=_model_facts(document, None),
+        renamed=tuple(editor.renamed),
+        frozen=tuple(editor.frozen),
+    )
+
+
+def _fold_site(facts: GraphFacts, editor: Editor, index: int) -> SiteReport:
+    node = facts.nodes[index]
+    source = facts.producer(node.input[0]) if node.input else None
+    site = SiteReport(
+        site=label(node),
+        output=printable(node.output[0]) if node.output else "",
+        producer=None if source is None else label(facts.nodes[source]),
+        outcome="left",
+    )
+    answer = plan_site(facts, index)
+    if isinstance(answer, Refusal):
+        return _left(site, answer)
+    editor.apply(answer)
+    return replace(site, outcome="folded", into=answer.absorber, notes=answer.notes)
+
+
+def _hidden_site(node: NodeProto, code: Code) -> SiteReport:
+    site = SiteReport(site=label(node), output=printable(next(iter(node.output), "")), producer=None, outcome="left")
+    return _left(site, Refusal(code, code.explanation))
+
+
+def _left(site: SiteReport, refusal: Refusal) -> SiteReport:
+    return replace(site, code=refusal.code.value, message=refusal.message, help=refusal.code.help)
+
+
+def _model_facts(document: Document, path: Path | None) -> ModelFacts:
+    graph = document.proto.graph
+    operators = Counter(node.op_type if not node.domain else f"{node.domain}::{node.op_type}" for node in graph.node)
+    return ModelFacts(len(graph.node), dict(operators), len(graph.initializer), _bytes_on_disk(path, document))
+
+
+def _bytes_on_disk(path: Path | None, document: Document) -> int:
+    if path is None:
+        return 0
+    return sum(file.stat().st_size for file in (path, *(path.parent / name for name in document.data_files)))
+
+
+@dataclass(slots=True)
+class _Finish:
+    """The last stages: write, verify, commit. Fills in the result's verification and report."""
+
+    result: FoldResult
+    source: Path | ModelProto
+    options: VerifyOptions
+    allow_unverified: bool
+    progress: Progress | None
+
+    def write_unchanged(self, target: Path | None, *, in_place: bool) -> None:
+        """Nothing folds: a byte copy, which needs no runtime."""
+        if target is None or in_place:
+            self._say("nothing to fold, the model is untouched", None, 0)
+            return
+        with staged(self.result._document, target, unchanged=True) as stage:  # noqa: SLF001 - same module
+            stage.commit()
+        self._say("nothing to fold, copied byte for byte", target, self.result.report.before.bytes)
+
+    def write(self, target: Path, *, verify: bool) -> None:
+        """Write to a temporary file, verify that file, and only then put it in its place."""
+        with staged(self.result._document, target, unchanged=False) as stage:  # noqa: SLF001 - same module
+            if verify:
+                self._verify(self.source, stage.path)
+            written = stage.bytes
+            stage.commit()
+        self._say("written", target, written)
+
+    def verify_in_memory(self) -> None:
+        """Verify without an output: from memory, or from a temporary folder where there is external data."""
+        document = self.result._document  # noqa: SLF001 - same module
+        if not document.data_files:
+            self._verify(self.source, serialise(document.proto))
+            return
+        with (
+            tempfile.TemporaryDirectory(prefix="bnfold-") as folder,
+            staged(document, Path(folder) / "model.onnx", unchanged=False) as stage,
+        ):
+            self._verify(self.source, stage.path)
+
+    def _verify(self, source: Path | ModelProto, folded: Path | bytes) -> None:
+        from bnfold.verify.judge import verify_pair
+
+        original = serialise(source) if isinstance(source, ModelProto) else source
+        verification = verify_pair(original, folded, self.options, self.progress)
+        self.result.verification = verification
+        self.result.report = replace(self.result.report, verification=verification)
+        if verification.verdict == "different":
+            self._say("outputs differ, nothing written", None, 0)
+            raise VerificationFailedError(f"the outputs differ: {verification.reason}", self.result)
+        if not verification and not self.allow_unverified:
+            self._say("not verified, nothing written", None, 0)
+            raise NotVerifiedError(f"could not verify: {verification.reason}", self.result)
+
+    def _say(self, status: str, output: Path | None, size: int) -> None:
+        report = self.result.report
+        after = replace(report.after, bytes=size) if report.after else None
+        self.result.report = replace(
+            report, status=status, output=None if output is None else str(output), after=after
+        )

@@ -1,0 +1,245 @@
+"""The command line: parses, calls the API, picks a renderer, exits. No graph logic, no heavy import at the top."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from bnfold import __version__
+from bnfold.errors import EXIT_BUG, EXIT_DONE, EXIT_INVALID, BnfoldError, UsageError
+from bnfold.text import printable
+
+if TYPE_CHECKING:
+    from bnfold.report import Report
+
+EXIT_CODES = """
+\b
+Exit codes:
+  0   done, or nothing to do
+  1   outputs differ; nothing was written
+  2   usage; or the model is unreadable, invalid or unsafe
+  3   could not verify (runtime, provider or operator missing); nothing was written
+  70  a bug in bnfold
+"""
+
+F = TypeVar("F", bound=Callable[..., Any])
+REPORT_FORMATS = (".json", ".txt")
+
+
+def _output_options(command: F) -> F:
+    for option in (
+        click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+        click.option("-v", "--verbose", is_flag=True, help="List the folded BatchNormalizations too."),
+        click.option(
+            "--report", "reports", multiple=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+            help="Also write the report to FILE (.json or .txt). Repeatable.",
+        ),
+        click.option(
+            "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True,
+            help="Format of the report on stdout.",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _verify_options(command: F) -> F:
+    for option in (
+        click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads for onnxruntime."),
+        click.option("--trials", type=click.IntRange(1), default=2, show_default=True, metavar="N",
+                     help="How many random inputs to compare on."),
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N",
+                     help="Seed of the random inputs."),
+        click.option("--dim", "dims", multiple=True, metavar="SYMBOL=SIZE",
+                     help="Size of a symbolic dimension, such as N=2. Repeatable."),
+        click.option("--shape", "shapes", multiple=True, metavar="NAME:1,3,224,224",
+                     help="Shape of an input whose dimensions are free. Repeatable."),
+        click.option("--provider", "providers", multiple=True, default=("cpu",), show_default=True,
+                     metavar="cpu|cuda|reference", help="Where to compare; all that are given run. Repeatable."),
+        click.option("--allow-unverified", is_flag=True, help="Write even where the outputs could not be compared."),
+        click.option("--no-verify", is_flag=True, help="Do not compare the outputs (needs no onnxruntime)."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "--version", "-V", prog_name="bnfold")
+def cli() -> None:
+    """Fold BatchNormalization into the convolutions of ONNX models, exactly, and prove that nothing changed."""
+
+
+@cli.command("fold", epilog=EXIT_CODES)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="OUT",
+              help="Where to write; default: <name>.folded.onnx beside the model.")  # fmt: skip
+@click.option("--in-place", is_flag=True, help="Replace the model itself.")
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option("--freeze-inputs", is_flag=True,
+              help="Fold initializers that are also model inputs (IR >= 4), and remove those inputs.")  # fmt: skip
+@_verify_options
+@_output_options
+def fold_command(
+    model: Path, output: Path | None, *, in_place: bool, force: bool, freeze_inputs: bool, no_verify: bool,
+    allow_unverified: bool, providers: tuple[str, ...], shapes: tuple[str, ...], dims: tuple[str, ...], seed: int,
+    trials: int, threads: int | None, format_: str, reports: tuple[Path, ...], verbose: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Fold every BatchNormalization of MODEL that can be folded exactly, verify, and write the result."""
+    _check_reports(reports)
+    if output is None and not in_place:
+        output = model.with_name(f"{model.stem}.folded.onnx")
+    from bnfold import api
+    from bnfold.errors import NotVerifiedError, VerificationFailedError
+    from bnfold.verify.feeds import parse_dim, parse_shape
+
+    show = _Show(format_, reports, verbose=verbose, quiet=quiet)
+    try:
+        with _progress(quiet=quiet) as progress:
+            result = api.fold(
+                model, output, in_place=in_place, force=force, freeze_inputs=freeze_inputs, verify=not no_verify,
+                allow_unverified=allow_unverified, providers=providers, seed=seed, trials=trials,
+                shapes=dict(map(parse_shape, shapes)), dims=dict(map(parse_dim, dims)), threads=threads,
+                progress=progress,
+            )  # fmt: skip
+    except (VerificationFailedError, NotVerifiedError) as error:
+        if error.result is not None:
+            show(error.result.report)
+        raise
+    show(result.report)
+
+
+@cli.command("inspect", epilog=EXIT_CODES)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--freeze-inputs", is_flag=True, help="Judge as `fold --freeze-inputs` would.")
+@_output_options
+def inspect_command(
+    model: Path, *, freeze_inputs: bool, format_: str, reports: tuple[Path, ...], verbose: bool, quiet: bool
+) -> None:
+    """Say for each BatchNormalization of MODEL whether it would fold, and why not. Writes nothing."""
+    _check_reports(reports)
+    from bnfold import api
+
+    _Show(format_, reports, verbose=verbose, quiet=quiet)(api.inspect(model, freeze_inputs=freeze_inputs).report)
+
+
+def _check_reports(paths: tuple[Path, ...]) -> None:
+    for path in paths:
+        if path.suffix not in REPORT_FORMATS:
+            raise UsageError(
+                f"--report {printable(str(path))}: the ending must be one of {', '.join(REPORT_FORMATS)}"
+            )
+        if not path.parent.is_dir():
+            raise UsageError(f"--report {printable(str(path))}: the folder does not exist")
+
+
+class _Show:
+    """Prints a report on stdout and writes it to the files that were asked for."""
+
+    def __init__(self, format_: str, reports: tuple[Path, ...], *, verbose: bool, quiet: bool) -> None:
+        self.format = format_
+        self.reports = reports
+        self.verbose = verbose
+        self.quiet = quiet
+
+    def __call__(self, report: "Report") -> None:
+        from bnfold.report import json, text
+
+        for path in self.reports:
+            content = json.render(report) if path.suffix == ".json" else text.render(report, verbose=True)
+            try:
+                path.write_text(content, encoding="utf-8")
+            except OSError as error:
+                raise UsageError(f"cannot write the report {printable(str(path))}: {error.strerror}") from None
+        if self.quiet:
+            return
+        color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        content = json.render(report) if self.format == "json" else text.render(
+            report, color=color, verbose=self.verbose
+        )  # fmt: skip
+        click.echo(content, nl=False, color=color or None)
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A progress bar on stderr, from the second second on, where stderr is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    bar = _Bar()
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+class _Bar:
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._bar: Any = None
+        self._tasks: dict[str, Any] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self._bar is None:
+            if time.monotonic() - self._started < 1:
+                return
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._bar.start()
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bar.add_task(stage, total=total)
+        self._bar.update(self._tasks[stage], completed=done)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Entry point: runs the command and turns every ending into its exit code; no traceback reaches a user."""
+    sys.exit(_run(argv))
+
+
+def _run(argv: list[str] | None) -> int:
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        cli.main(argv, prog_name="bnfold", standalone_mode=False)
+    except BnfoldError as error:
+        return _fail(str(error), error.exit_code)
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        return EXIT_INVALID
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted; nothing was written", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+    except Exception as error:  # noqa: BLE001 - the last resort: say so, and how to report it
+        return _fail("out of memory", EXIT_INVALID) if isinstance(error, MemoryError) else _bug(error)
+    return EXIT_DONE
+
+
+def _terminate(_signal: int, _frame: Any) -> None:
+    """SIGTERM ends the work the way Ctrl-C does, so that what was written is taken back."""
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"bnfold: error: {message}", err=True)
+    return code
+
+
+def _bug(error: Exception) -> int:
+    if os.environ.get("BNFOLD_DEBUG"):
+        raise error
+    return _fail(
+        f"this is a bug in bnfold, please report it: {type(error).__name__}: {error} (BNFOLD_DEBUG=1 shows where)",
+        EXIT_BUG,
+    )

@@ -1,0 +1,36 @@
+"""Reading a constant for a rule or a source: the numbers, or the reason why there are none."""
+
+from bnfold.graph import Constant, GraphFacts, label
+from bnfold.refusals import Code, Refusal
+from bnfold.rounding import FLOAT_TYPES
+from bnfold.text import printable
+
+
+def read_constant(facts: GraphFacts, value: str, role: str, absent: Code) -> Constant | Refusal:
+    """The floating-point constant behind `value`; `role` says in messages what it is.
+
+    `absent` is the code for a value that is not constant at all.
+    """
+    found = facts.constant(value)
+    if found is None:
+        return _why_not(facts, value, role, absent)
+    if found.overridable and not facts.freeze_inputs:
+        return Refusal(
+            Code.OVERRIDABLE_INITIALIZER,
+            f"{role} comes from {printable(found.overridable[0])!r}, an initializer that is also a model input",
+        )
+    if found.tensor.dtype not in FLOAT_TYPES:
+        return Refusal(Code.UNSUPPORTED_TYPE, f"{role}, {printable(found.name)!r}, is no floating-point tensor")
+    return found
+
+
+def _why_not(facts: GraphFacts, value: str, role: str, absent: Code) -> Refusal:
+    if value in facts.sparse:
+        return Refusal(Code.SPARSE_WEIGHT, f"{role}, {printable(value)!r}, is a sparse initializer")
+    producer = facts.producer(value)
+    if producer is None:
+        return Refusal(absent, f"{role}, {printable(value)!r}, is {'a model input' if value else 'missing'}")
+    by = label(facts.nodes[producer])
+    if facts.op(producer) == "DequantizeLinear":
+        return Refusal(Code.QUANTIZED_WEIGHT, f"{role} comes out of {by}", by)
+    return Refusal(absent, f"{role} is computed at run time by {by}", by)

@@ -1,0 +1,136 @@
+"""Opening a model: the protobuf as read is the document of record, and nothing else re-serialises it."""
+
+import stat
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import ModelProto
+
+from bnfold.errors import InvalidModelError, OutputError
+from bnfold.external import all_tensors, external_range
+from bnfold.graph import ONNX_DOMAINS
+from bnfold.tensors import Tensor, is_external, write_into
+from bnfold.text import printable, size
+
+PROTOBUF_LIMIT = 2**31 - 1
+
+_SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull` to get the model itself"),
+    (0, b"PK\x03\x04", "a zip archive (a .pt, .pt2 or .keras file?): export it to ONNX first"),
+    (0, b"\x89HDF", "an HDF5 file (Keras .h5?): export it to ONNX first"),
+    (4, b"TFL3", "a TensorFlow Lite model"),
+    (4, b"ORTM", "a model in onnxruntime's own format: fold the .onnx file it was made from"),
+    (0, b"\x80\x02", "a Python pickle (an old .pt file?): export it to ONNX first"),
+    (0, b"<", "an HTML or XML file: was the download refused?"),
+    (0, b"{", "JSON: bnfold reads the binary form"),
+    (0, b"ir_version:", "ONNX in text form: bnfold reads the binary form"),
+)
+
+
+class Document:
+    """A model that was read, and where its external data lies.
+
+    Attributes:
+        proto: the model. Edits are made here and nowhere else.
+        path: the file it was read from; None for a model given in memory.
+        folder: where external data is looked for; None for a model given in memory.
+        external: new numbers for initializers that are stored in external data, by name.
+        data_files: the files that hold external data, relative to `folder`.
+    """
+
+    def __init__(self, proto: ModelProto, path: Path | None) -> None:
+        self.proto = proto
+        self.path = path
+        self.folder = path.parent if path else None
+        self.external: dict[str, Tensor] = {}
+        _check_header(proto)
+        tensors = (tensor for tensor in all_tensors(proto) if is_external(tensor))
+        self.data_files = {external_range(tensor, self.folder).location for tensor in tensors}
+
+    @classmethod
+    def open(cls, source: "str | Path | ModelProto") -> "Document":
+        """Read a file, or take a copy of a ModelProto.
+
+        Raises:
+            InvalidModelError: it cannot be read, is not ONNX, or breaks a rule of the spec.
+        """
+        if isinstance(source, ModelProto):
+            proto = ModelProto()
+            proto.CopyFrom(source)
+            return cls(proto, None)
+        path = Path(source)
+        try:
+            return cls(_parse(_read(path)), path)
+        except UnicodeDecodeError:
+            raise InvalidModelError(f"{printable(str(path))}: a name in the model is not UTF-8 text") from None
+        except InvalidModelError as error:
+            raise type(error)(f"{printable(str(path))}: {error}") from None
+
+    def inlined(self) -> ModelProto:
+        """A copy of the model in which the changed tensors are inline; others stay where they are."""
+        proto = ModelProto()
+        proto.CopyFrom(self.proto)
+        for tensor in proto.graph.initializer:
+            if tensor.name in self.external:
+                write_into(tensor, self.external[tensor.name])
+        return proto
+
+
+def serialise(proto: ModelProto) -> bytes:
+    """The model's bytes, the same for the same model.
+
+    Raises:
+        OutputError: it is over the 2 GiB that a protobuf can hold.
+    """
+    try:
+        return bytes(proto.SerializeToString(deterministic=True))
+    except (EncodeError, ValueError) as error:
+        raise OutputError(f"the model does not fit into one protobuf file of 2 GiB: {error}") from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        info = path.stat()
+        if stat.S_ISDIR(info.st_mode):
+            raise InvalidModelError("is a folder, not a model file")
+        if not stat.S_ISREG(info.st_mode):
+            raise InvalidModelError("is not a plain file")
+        if info.st_size > PROTOBUF_LIMIT:
+            raise InvalidModelError(f"has {size(info.st_size)}; a protobuf file ends at 2 GiB, so this is no .onnx")
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidModelError(f"cannot read it: {error.strerror}") from None
+    except ValueError as error:
+        raise InvalidModelError(f"cannot read it: {error}") from None
+
+
+def _parse(data: bytes) -> ModelProto:
+    if not data:
+        raise InvalidModelError("the file is empty")
+    for offset, signature, what in _SIGNATURES:
+        if data[offset : offset + len(signature)] == signature:
+            raise InvalidModelError(f"this is {what}")
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError:
+        raise InvalidModelError("not an ONNX model, or cut short: protobuf cannot parse it") from None
+    return proto
+
+
+def _check_header(proto: ModelProto) -> None:
+    if not proto.HasField("graph"):
+        raise InvalidModelError("not an ONNX model, or cut short: there is no graph in it")
+    if proto.ir_version < 1:
+        raise InvalidModelError(f"not an ONNX model, or cut short: IR version {proto.ir_version}")
+    if proto.ir_version >= 3 and not proto.opset_import:
+        raise InvalidModelError("no opset_import: the file is cut short, or was not written as IR >= 3 requires")
+    versions = {entry.version for entry in proto.opset_import if entry.domain in ONNX_DOMAINS}
+    if len(versions) > 1:
+        raise InvalidModelError(f"imports several versions of the standard operators: {sorted(versions)}")
+    newest = onnx.defs.onnx_opset_version()
+    if any(not 1 <= version <= newest for version in versions):
+        raise InvalidModelError(
+            f"opset {versions.pop()} is unknown: onnx {onnx.__version__} knows 1 to {newest} (update onnx?)"
+        )

@@ -1,0 +1,58 @@
+"""Every error bnfold raises on purpose. Each carries the exit code that the CLI ends with.
+
+0 done or nothing to do; 1 the check found something; 2 usage, unreadable, invalid or unsafe input;
+3 could not verify; 70 our own bug. A message says what is wrong, where, and what to do.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bnfold.api import FoldResult
+
+EXIT_DONE = 0
+EXIT_FOUND = 1
+EXIT_INVALID = 2
+EXIT_UNVERIFIED = 3
+EXIT_BUG = 70
+
+
+class BnfoldError(Exception):
+    """Root of all errors that bnfold raises on purpose."""
+
+    exit_code = EXIT_INVALID
+
+
+class InvalidModelError(BnfoldError):
+    """The model cannot be read: not a file, not ONNX, truncated, or breaking a rule of the ONNX spec."""
+
+
+class UnsafePathError(InvalidModelError):
+    """External data points outside the model's folder, or at something that is not a plain file."""
+
+
+class OutputError(BnfoldError):
+    """The output cannot be written where it was asked for."""
+
+
+class UsageError(BnfoldError):
+    """An argument that makes no sense: an unknown provider, a shape that does not parse."""
+
+
+class _ResultError(BnfoldError):
+    """An error at the end of a fold. `result` is the whole FoldResult, `.verification` included."""
+
+    def __init__(self, message: str, result: "FoldResult | None" = None) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class VerificationFailedError(_ResultError):
+    """The folded model's outputs differ from the original's. Nothing was written."""
+
+    exit_code = EXIT_FOUND
+
+
+class NotVerifiedError(_ResultError):
+    """The outputs could not be compared: a runtime, provider or operator is missing, or inconclusive."""
+
+    exit_code = EXIT_UNVERIFIED

@@ -1,0 +1,1 @@
+"""Finding the affine maps of a model: one file per kind of source."""

@@ -1,0 +1,140 @@
+"""BatchNormalization in inference form, in every version of the operator, as a ChannelAffine.
+
+    y = BatchNormalization <epsilon = 1e-05> (x, gamma, beta, mean, var)
+
+is y = s * x + t per feature map (Ioffe & Szegedy 2015, Alg. 2). What "inference form" means changed:
+
+| since opset | inference form | parameters |
+|---|---|---|
+| 1, 6 | attribute `is_test` is not 0 | (C,), or (C, *locations) with `spatial` = 0 |
+| 7 | one output | the same |
+| 9 | one output | (C,) |
+| 14, 15 | `training_mode` = 0 and one output | (C,); from 15 on of their own types |
+
+Trailing outputs with empty names count as absent. `momentum` and `consumed_inputs` (opset 1, a hint for memory
+reuse) do not change what is computed. Source: the ONNX operator changelog, BatchNormalization-1 to -15.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import NodeProto
+
+from bnfold.affine import ChannelAffine, Float64Array
+from bnfold.constants import read_constant
+from bnfold.graph import GraphFacts, attribute, label, nested_nodes
+from bnfold.refusals import Code, Refusal
+
+OP = "BatchNormalization"
+KNOWN_VERSIONS = (1, 6, 7, 9, 14, 15)
+DEFAULT_EPSILON = float(np.float32(1e-5))
+PARAMETERS = ("gamma", "beta", "mean", "var")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The map of one BatchNormalization, and the overridable initializers that it was read from."""
+
+    affine: ChannelAffine
+    overridable: tuple[str, ...]
+
+
+def sites(facts: GraphFacts) -> Iterator[int]:
+    """The BatchNormalization nodes of the main graph, in topological order."""
+    return (i for i in facts.order if facts.op(i) == OP)
+
+
+def hidden_sites(facts: GraphFacts) -> Iterator[tuple[NodeProto, Code]]:
+    """The BatchNormalization nodes that lie deeper: in nested graphs and in local functions."""
+    for node in nested_nodes(facts.nodes):
+        if node.op_type == OP:
+            yield node, Code.IN_SUBGRAPH
+    for function in facts.model.functions:
+        for node in (*function.node, *nested_nodes(function.node)):
+            if node.op_type == OP:
+                yield node, Code.IN_FUNCTION
+
+
+def source(facts: GraphFacts, index: int) -> Source | Refusal:
+    """The affine map that node `index` computes, or why it is not one fixed map per feature map."""
+    node = facts.nodes[index]
+    refusal = _not_inference(facts, node)
+    if refusal is not None:
+        return refusal
+    if len(node.input) != 5:
+        return Refusal(Code.SHAPE_MISMATCH, f"{label(node)} has {len(node.input)} inputs instead of 5")
+    values: list[Float64Array] = []
+    overridable: list[str] = []
+    for name, value in zip(PARAMETERS, node.input[1:], strict=True):
+        found = read_constant(facts, value, f"{name} of {label(node)}", Code.PARAMS_NOT_CONSTANT)
+        if isinstance(found, Refusal):
+            return found
+        overridable += found.overridable
+        values.append(found.tensor.exact())
+    per_map = _per_map(facts, node, values)
+    if isinstance(per_map, Refusal):
+        return per_map
+    affine = _affine(node, per_map)
+    return affine if isinstance(affine, Refusal) else Source(affine, tuple(overridable))
+
+
+def _not_inference(facts: GraphFacts, node: NodeProto) -> Refusal | None:
+    version = _version(facts.opset())
+    if version not in KNOWN_VERSIONS:
+        return Refusal(Code.UNKNOWN_VERSION, f"{label(node)} is BatchNormalization-{version}, unknown to this bnfold")
+    extra = [name for name in node.output[1:] if name]
+    if version < 7 and not attribute(node, "is_test", 0):
+        return Refusal(Code.TRAINING_MODE, f"{label(node)} has is_test=0: it uses the statistics of the batch")
+    if version >= 14 and attribute(node, "training_mode", 0):
+        return Refusal(Code.TRAINING_MODE, f"{label(node)} has training_mode=1: it uses the statistics of the batch")
+    if extra:
+        return Refusal(
+            Code.TRAINING_MODE,
+            f"{label(node)} has {len(extra) + 1} outputs, the training form: it uses the statistics of the batch",
+        )
+    return None
+
+
+def _version(opset: int) -> int:
+    return int(onnx.defs.get_schema(OP, opset, "").since_version)
+
+
+def _per_map(facts: GraphFacts, node: NodeProto, values: list[Float64Array]) -> list[Float64Array] | Refusal:
+    """The four parameters as (C,) each; per-activation ones where they are equal over each map's locations."""
+    shapes = [value.shape for value in values]
+    if len(set(shapes)) != 1:
+        return Refusal(Code.SHAPE_MISMATCH, f"gamma, beta, mean, var of {label(node)} have shapes {shapes}")
+    if facts.opset() >= 9 or attribute(node, "spatial", 1):
+        if len(shapes[0]) != 1:
+            return Refusal(Code.SHAPE_MISMATCH, f"parameters of {label(node)} have shape {shapes[0]}, not (C,)")
+        return values
+    if len(shapes[0]) < 2 or 0 in shapes[0]:
+        return Refusal(Code.NOT_PER_MAP, f"{label(node)} has spatial=0 but parameters of shape {shapes[0]}")
+    flat = [value.reshape(shapes[0][0], -1) for value in values]
+    if any((value != value[:, :1]).any() for value in flat):
+        return Refusal(Code.NOT_PER_MAP, f"{label(node)} has spatial=0 and parameters that differ within a map")
+    return [value[:, 0] for value in flat]
+
+
+def _affine(node: NodeProto, values: list[Float64Array]) -> ChannelAffine | Refusal:
+    for name, value in zip(PARAMETERS, values, strict=True):
+        bad = np.flatnonzero(~np.isfinite(value))
+        if bad.size:
+            return Refusal(Code.NON_FINITE, f"{name} of {label(node)} is {value[bad[0]]} at map {bad[0]}")
+    gamma, beta, mean, var = values
+    epsilon = attribute(node, "epsilon", DEFAULT_EPSILON)
+    total = var + epsilon
+    # A negative variance that epsilon only just outweighs: the sum depends on the precision it is formed in.
+    bad = np.flatnonzero((total <= 0) | ((var < 0) & (total < 2.0**-10 * abs(epsilon))) | ~np.isfinite(total))
+    if bad.size:
+        return Refusal(
+            Code.BAD_VARIANCE,
+            f"var + epsilon of {label(node)} is {total[bad[0]]:g} at map {bad[0]} (var {var[bad[0]]:g})",
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        affine = ChannelAffine.from_batchnorm(gamma, beta, mean, var, epsilon)
+    if not (np.isfinite(affine.scale).all() and np.isfinite(affine.shift).all()):
+        return Refusal(Code.OVERFLOW, f"the map of {label(node)} is not finite in float64")
+    return affine

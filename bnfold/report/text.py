@@ -1,0 +1,122 @@
+"""A report as text for a terminal, by rich. Names from the model are escaped before they get here."""
+
+from collections import Counter
+from io import StringIO
+
+from rich.box import ASCII2, SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bnfold.report import ModelFacts, Report, SiteReport
+from bnfold.text import plural, printable, size
+from bnfold.verify import ProviderRun
+
+_WIDE = 10_000  # sentences are not broken: a terminal wraps them, a pipe keeps one line a site
+
+
+def render(report: Report, *, color: bool = False, width: int = 100, verbose: bool = False) -> str:
+    """The report as text: a heading, a table of what changed, the sites, the verdict."""
+    stream = StringIO()
+    console = Console(
+        file=stream,
+        force_terminal=color,
+        no_color=not color,
+        width=width,
+        highlight=False,
+        legacy_windows=False,
+    )
+    _line(console, _heading(report), "bold")
+    if report.command == "inspect":
+        _sites(console, report.sites)
+        _line(console, _counts(report))
+    else:
+        _fold(console, report, verbose=verbose)
+    return stream.getvalue()
+
+
+def _line(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(text, style=style), soft_wrap=True, width=_WIDE)
+
+
+def _heading(report: Report) -> str:
+    name = printable(report.model) if report.model else "model in memory"
+    weight = f", {size(report.before.bytes)}" if report.before.bytes else ""
+    return f"{name}: opset {report.opset}, IR {report.ir_version}, {plural(report.before.nodes, 'node')}{weight}"
+
+
+def _counts(report: Report) -> str:
+    total = len(report.sites)
+    if not total:
+        return "no BatchNormalization in this model"
+    verb = "fold" if report.command == "inspect" else "folded"
+    text = f"{len(report.folded)} of {plural(total, 'BatchNormalization')} {verb}, {len(report.left)} left"
+    codes = Counter(site.code for site in report.left)
+    listed = ", ".join(f"{count} {code}" for code, count in sorted(codes.items(), key=lambda item: -item[1]))
+    return f"{text} ({listed})" if listed else text
+
+
+def _fold(console: Console, report: Report, *, verbose: bool) -> None:
+    if report.after is not None and report.folded:
+        console.print(_changes(report.before, report.after, ascii_only=not console.is_terminal))
+    _line(console, _counts(report))
+    _sites(console, report.sites if verbose else report.left)
+    for note in (note for site in report.folded for note in site.notes):
+        _line(console, f"note: {note}", "yellow")
+    for old, new in report.renamed:
+        _line(console, f"renamed: {printable(old)} -> {printable(new)} (its contents changed)")
+    if report.frozen:
+        _line(console, f"no longer inputs of the model: {', '.join(map(printable, report.frozen))}", "yellow")
+    if report.verification is not None:
+        for run in report.verification.runs:
+            _line(console, *_verdict(run))
+    written = f" -> {printable(report.output)}" if report.output else ""
+    _line(console, f"{report.status}{written} ({report.seconds:.2f} s)", "bold")
+
+
+def _changes(before: ModelFacts, after: ModelFacts, *, ascii_only: bool) -> Table:
+    table = Table(box=ASCII2 if ascii_only else SIMPLE_HEAD)
+    for name, justify in (("", "left"), ("before", "right"), ("after", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]  # the literals are right
+    for op in sorted(before.operators.keys() | after.operators.keys()):
+        old, new = before.operators.get(op, 0), after.operators.get(op, 0)
+        style = "" if old == new else "green"
+        table.add_row(Text(printable(op)), str(old), str(new), style=style)
+    table.add_section()
+    table.add_row("nodes", str(before.nodes), str(after.nodes))
+    table.add_row("initializers", str(before.initializers), str(after.initializers))
+    if before.bytes and after.bytes:
+        table.add_row("size", size(before.bytes), size(after.bytes))
+    return table
+
+
+def _sites(console: Console, sites: tuple[SiteReport, ...]) -> None:
+    for site in sites:
+        after = f" after {site.producer}" if site.producer else ""
+        if site.outcome == "folded":
+            _line(console, f"  fold  {site.site}{after}: into {site.into}")
+            continue
+        help_ = f" [{site.help}]" if site.help else ""
+        _line(console, f"  left  {site.site}{after}: {site.code}: {site.message}{help_}")
+
+
+def _verdict(run: ProviderRun) -> tuple[str, str]:
+    where = f"{run.provider}, {run.runtime}" if run.runtime else run.provider
+    reason = f"; {printable(run.reason, 600)}" if run.reason else ""
+    if run.verdict == "not verified":
+        return f"not verified ({where}){reason}", "yellow"
+    if run.verdict == "different":
+        return f"DIFFERENT ({where}){reason}", "bold red"
+    worst = max(run.outputs, key=lambda output: output.relative)
+    sizes = ", ".join(f"{printable(name)}={size_}" for name, size_ in run.sizes.items())
+    chosen = f", with {sizes}" if sizes else ""
+    found = f"largest difference {worst.relative:.1e} of the output's scale, {worst.ulps:.1f} ulp"
+    verdict = f"{_words(worst.relative, worst.limit)} (limit {worst.limit:.1e})"
+    inputs = plural(run.trials, "input")
+    return f"verified equal on {inputs}{chosen} ({where}): {found}: {verdict}{reason}", "green"
+
+
+def _words(relative: float, limit: float) -> str:
+    if relative == 0:
+        return "bit for bit the same"
+    return "rounding" if relative <= limit else "see the reason"

@@ -1,0 +1,115 @@
+"""One rounding, to nearest, from float64 into a storage type; and what that rounding cost. Pure numpy.
+
+numpy rounds float64 to float32 and float16 directly. ml_dtypes goes to bfloat16 by way of float32, which
+rounds twice: 1 + 2**-8 + 2**-40 becomes 1 + 2**-8 in float32, a tie, and ends at 1 instead of 1 + 2**-7.
+Rounding the first step *to odd* (Boldo & Melquiond 2008) keeps what lies below the tie in the last bit.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.affine import Float64Array
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+FLOAT_TYPES = (np.dtype(np.float16), BFLOAT16, np.dtype(np.float32), np.dtype(np.float64))
+
+Array = NDArray[np.generic]
+
+
+def _finfo(dtype: np.dtype) -> Any:
+    return ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]  # it has no annotations
+
+
+def unit_roundoff(dtype: np.dtype) -> float:
+    """Half the distance from 1 to the next number of `dtype`: 2**-24 for float32."""
+    return float(_finfo(dtype).eps) / 2
+
+
+def smallest_normal(dtype: np.dtype) -> float:
+    """The least positive number of `dtype` with full precision: 2**-126 for float32."""
+    return float(_finfo(dtype).smallest_normal)
+
+
+def round_once(values: Float64Array, dtype: np.dtype) -> Array:
+    """`values` (float64, any shape) rounded to nearest, ties to even, into `dtype`; overflow gives infinity."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if dtype == BFLOAT16:
+            return _round_to_odd(values).astype(dtype)
+        return values.astype(dtype)
+
+
+def scale_and_round(source: Array, factor: Float64Array, dtype: np.dtype) -> Array:
+    """The product source * factor, in float64, rounded once into `dtype`; `factor` broadcasts against `source`."""
+    if dtype == BFLOAT16:
+        return round_once(source.astype(np.float64) * factor, dtype)
+    out = np.empty(source.shape, dtype)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        # The ufunc converts in cache-sized pieces on both sides: no float64 copy of the whole weight is made.
+        np.multiply(source, factor, out=out, dtype=np.float64, casting="unsafe")
+    return out
+
+
+def _round_to_odd(values: Float64Array) -> NDArray[np.float32]:
+    """float32 with the last bit set wherever the conversion was not exact."""
+    nearest = values.astype(np.float32)
+    back = nearest.astype(np.float64)
+    too_far = np.abs(back) > np.abs(values)
+    truncated = np.where(too_far, np.nextafter(nearest, np.float32(0)), nearest)
+    inexact = (back != values) & ~np.isnan(values)
+    bits = truncated.view(np.uint32)
+    return np.where(inexact, bits | np.uint32(1), bits).view(np.float32)
+
+
+def map_peaks(array: Array, axis: int) -> Float64Array:
+    """The largest magnitude in each slice along `axis`: float64 (array.shape[axis],). NaN where one is NaN."""
+    others = tuple(i for i in range(array.ndim) if i != axis)
+    if array.size == 0:
+        return np.zeros(array.shape[axis])
+    high = array.max(axis=others).astype(np.float64)
+    low = array.min(axis=others).astype(np.float64)
+    peaks: Float64Array = np.maximum(high, -low)
+    return peaks
+
+
+@dataclass(frozen=True, slots=True)
+class RoundingFault:
+    """What a rounding did to some maps. `kind` is "overflow" or "underflow", `maps` their indices."""
+
+    kind: str
+    maps: tuple[int, ...]
+
+
+def rounding_fault(
+    rounded: Array, source: Callable[[], Array], factor: Float64Array, axis: int
+) -> RoundingFault | None:
+    """What is wrong with `rounded` = round(source * factor), judged map by map along `axis`; None if nothing.
+
+    Overflow: a weight is no longer finite. Underflow: a map sank into the subnormal range, so that a weight
+    lost more than one unit roundoff of its map's largest weight; a map that already was below the smallest
+    normal number, or that is exactly zero (a dead map), is left alone.
+    """
+    peaks = map_peaks(rounded, axis)
+    overflow = ~np.isfinite(peaks)
+    if overflow.any():
+        return RoundingFault("overflow", tuple(np.flatnonzero(overflow).tolist()))
+    dtype = rounded.dtype
+    low = np.flatnonzero(peaks < smallest_normal(dtype))
+    if not low.size:
+        return None
+    before = source()
+    lost = tuple(int(c) for c in low if _map_is_lost(before, factor, rounded, axis, int(c)))
+    return RoundingFault("underflow", lost) if lost else None
+
+
+def _map_is_lost(source: Array, factor: Float64Array, rounded: Array, axis: int, c: int) -> bool:
+    before = np.take(source, c, axis).astype(np.float64)
+    exact = before * np.take(np.broadcast_to(factor, source.shape), c, axis)
+    if exact.size == 0 or np.abs(before).max() < smallest_normal(rounded.dtype):
+        return False
+    error = np.abs(np.take(rounded, c, axis).astype(np.float64) - exact).max()
+    return bool(error > unit_roundoff(rounded.dtype) * np.abs(exact).max())

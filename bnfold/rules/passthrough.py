@@ -1,0 +1,41 @@
+"""Operators that hand their input on unchanged: Identity, and Dropout at inference.
+
+    before:  c = Conv(x, W)      i = Identity(c)           y = BatchNormalization(i, ...)
+    after:   c_folded = Conv(x, W', b')                    y = Identity(c_folded)
+
+affine(Identity(x)) = Identity(affine(x)): any scale and any shift passes.
+
+Dropout is the identity at inference: always from opset 7 to 11; where `is_test` is not 0 before that; where
+the input `training_mode` is absent or false from opset 12 on. Source: Dropout-1, -6, -7, -10, -12, -13, -22.
+"""
+
+from bnfold.affine import ChannelAffine
+from bnfold.graph import GraphFacts, attribute, label
+from bnfold.refusals import Code, Refusal
+from bnfold.rules import Step
+
+
+def pull_identity(facts: GraphFacts, index: int, affine: ChannelAffine) -> Step | Refusal:
+    """Ask the input."""
+    return Step(asks=((facts.nodes[index].input[0], affine),))
+
+
+def pull_dropout(facts: GraphFacts, index: int, affine: ChannelAffine) -> Step | Refusal:
+    """Ask the input, where nothing is dropped and nobody reads the mask."""
+    node = facts.nodes[index]
+    if not _is_inference(facts, index):
+        message = f"{label(node)} may be in training mode: it drops activations at random"
+        return Refusal(Code.TRAINING_DROPOUT_BETWEEN, message, label(node))
+    if any(name and not facts.is_free(name) for name in node.output[1:]):
+        return Refusal(Code.TRAINING_DROPOUT_BETWEEN, f"the mask of {label(node)} is used", label(node))
+    return Step(asks=((node.input[0], affine),))
+
+
+def _is_inference(facts: GraphFacts, index: int) -> bool:
+    node = facts.nodes[index]
+    if facts.opset() < 7:
+        return bool(attribute(node, "is_test", 0))
+    if facts.opset() < 12 or len(node.input) < 3 or not node.input[2]:
+        return True
+    mode = facts.constant(node.input[2])
+    return mode is not None and not mode.overridable and not mode.tensor.array().any()

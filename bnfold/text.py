@@ -1,0 +1,22 @@
+"""Names out of a model file are foreign text: made safe before they reach a terminal or a report."""
+
+
+def printable(name: str, limit: int = 200) -> str:
+    r"""`name` with control and other unprintable characters as \x1b-like escapes, cut at `limit` characters."""
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name[:limit])
+    return safe if len(name) <= limit else f"{safe}..."
+
+
+def size(count: int) -> str:
+    """A number of bytes for people: 98.2 MB (decimal units)."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 map`, `2 maps`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,119 @@
+"""Evaluating a model in float64 with onnx's reference evaluator.
+
+It stands in where onnxruntime has no kernel (float64 and bfloat16 Conv on the CPU), and it arbitrates where
+two models differ by more than rounding should explain: in float64 the rounding of the run itself is gone, and
+what is left is the difference between the two models' stored numbers.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    numpy_helper,
+)
+
+from bnfold.rounding import FLOAT_TYPES
+from bnfold.verify.feeds import Feeds, InputSpec
+from bnfold.verify.runtime import CannotRunError
+
+_NARROW = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
+class ReferenceRunner:
+    """One model in onnx.reference.ReferenceEvaluator, all its floats widened to float64.
+
+    Raises:
+        CannotRunError: the model does not load, or has an operator that the evaluator does not know.
+    """
+
+    provider = "reference"
+    runtime = f"onnx {onnx.__version__} reference evaluator, in float64"
+
+    def __init__(self, model: Path | bytes) -> None:
+        from onnx.reference import ReferenceEvaluator
+
+        try:
+            proto = onnx.load(model) if isinstance(model, Path) else onnx.load_model_from_string(model)
+            widen(proto)
+            self._evaluator = ReferenceEvaluator(proto)
+        except Exception as error:  # noqa: BLE001 - the evaluator raises what its operators raise
+            raise CannotRunError(f"the reference evaluator cannot load the model: {_short(error)}") from None
+        initializers = {tensor.name for tensor in proto.graph.initializer}
+        self.inputs = [_spec(value) for value in proto.graph.input if value.name not in initializers]
+        self.outputs = [value.name for value in proto.graph.output]
+
+    def run(self, feeds: Feeds) -> list[Any]:
+        """The outputs of one run, in float64."""
+        wide = {k: v.astype(np.float64) if v.dtype in FLOAT_TYPES else v for k, v in feeds.items()}
+        try:
+            with np.errstate(all="ignore"):
+                return list(self._evaluator.run(None, wide))
+        except Exception as error:  # noqa: BLE001 - the evaluator raises what its operators raise
+            raise CannotRunError(f"the reference evaluator cannot run the model: {_short(error)}") from None
+
+
+def widen(model: ModelProto) -> None:
+    """Turn every narrower float in the model into float64: tensors, declared types, targets of Cast."""
+    _widen_graph(model.graph)
+    for function in model.functions:
+        _widen_nodes(function.node)
+
+
+def _widen_graph(graph: GraphProto) -> None:
+    for tensor in graph.initializer:
+        _widen_tensor(tensor)
+    for values in (graph.input, graph.output, graph.value_info):
+        for value in values:
+            _widen_type(value)
+    _widen_nodes(graph.node)
+
+
+def _widen_nodes(nodes: Iterable[NodeProto]) -> None:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.TENSOR:
+                _widen_tensor(attribute.t)
+            elif attribute.type == AttributeProto.GRAPH:
+                _widen_graph(attribute.g)
+            elif attribute.name in ("to", "dtype") and attribute.i in _NARROW:
+                attribute.i = TensorProto.DOUBLE
+            elif node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
+                values = attribute.f if attribute.name == "value_float" else list(attribute.floats)
+                tensor = numpy_helper.from_array(np.array(values, np.float64))
+                attribute.CopyFrom(helper.make_attribute("value", tensor))
+
+
+def _widen_tensor(tensor: TensorProto) -> None:
+    if tensor.data_type in _NARROW:
+        array = numpy_helper.to_array(tensor).astype(np.float64)
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+
+def _widen_type(value: ValueInfoProto) -> None:
+    if value.type.HasField("tensor_type") and value.type.tensor_type.elem_type in _NARROW:
+        value.type.tensor_type.elem_type = TensorProto.DOUBLE
+
+
+def _spec(value: ValueInfoProto) -> InputSpec:
+    if not value.type.HasField("tensor_type"):
+        return InputSpec(value.name, None, None)
+    tensor = value.type.tensor_type
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    if not tensor.HasField("shape"):
+        return InputSpec(value.name, dtype, None)
+    dims = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim)
+    return InputSpec(value.name, dtype, dims)
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"

@@ -1,0 +1,108 @@
+"""Running a model in onnxruntime, with all graph optimisations off."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from bnfold.errors import UsageError
+from bnfold.verify.feeds import Feeds, InputSpec
+
+# ORT_DISABLE_ALL on both sides is what makes the comparison mean something: at the default level onnxruntime
+# folds the original too, and the check would compare folded with folded.
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
+_NUMPY = {
+    "float": np.float32, "double": np.float64, "float16": np.float16, "int8": np.int8, "uint8": np.uint8,
+    "int16": np.int16, "uint16": np.uint16, "int32": np.int32, "uint32": np.uint32, "int64": np.int64,
+    "uint64": np.uint64, "bool": np.bool_, "string": np.object_,
+}  # fmt: skip
+
+INSTALL = (
+    "onnxruntime is not installed, and verification needs it: pip install 'bnfold[cpu]', "
+    "or 'bnfold[cuda]' on a machine with an NVIDIA GPU (never both); --no-verify does without"
+)
+
+
+class CannotRunError(Exception):
+    """The model cannot be loaded or run here. The text is for people; it is not our error to show as such."""
+
+
+class Runner(Protocol):
+    """Something that runs one model."""
+
+    provider: str
+    runtime: str
+    inputs: list[InputSpec]
+    outputs: list[str]
+
+    def run(self, feeds: Feeds) -> list[Any]:
+        """The outputs, in the model's order. Raises CannotRunError."""
+
+
+def full_name(provider: str) -> str:
+    """The full name that onnxruntime has for a provider given as "cpu", "cuda", or in full; "reference" is itself.
+
+    Raises:
+        UsageError: no such provider.
+    """
+    name = _PROVIDERS.get(provider.lower(), provider)
+    if name not in (*_PROVIDERS.values(), "reference"):
+        raise UsageError(f"provider {provider!r} is unknown; choose cpu, cuda or reference")
+    return name
+
+
+class OrtRunner:
+    """One onnxruntime session.
+
+    Raises:
+        CannotRunError: onnxruntime or the provider is missing, or the model does not load.
+    """
+
+    def __init__(self, model: Path | bytes, provider: str, threads: int | None) -> None:
+        try:
+            import onnxruntime as ort
+        except ImportError:
+            raise CannotRunError(INSTALL) from None
+        if provider == _PROVIDERS["cuda"] and hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()
+        if provider not in ort.get_available_providers():
+            raise CannotRunError(
+                f"onnxruntime {ort.__version__} has no {provider} here: it needs an NVIDIA GPU and "
+                "pip install 'bnfold[cuda]'"
+            )
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        wanted = (provider, _CUDA_OPTIONS) if provider == _PROVIDERS["cuda"] else provider
+        try:
+            source = str(model) if isinstance(model, Path) else model
+            self._session = ort.InferenceSession(source, options, providers=[wanted])
+        except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no base class
+            raise CannotRunError(_first_line(error)) from None
+        self.provider = self._session.get_providers()[0]
+        self.runtime = f"onnxruntime {ort.__version__}"
+        if self.provider != provider:
+            raise CannotRunError(f"onnxruntime fell back from {provider} to {self.provider}")
+        self.inputs = [_spec(value) for value in self._session.get_inputs()]
+        self.outputs = [value.name for value in self._session.get_outputs()]
+
+    def run(self, feeds: Feeds) -> list[Any]:
+        """The outputs of one run."""
+        try:
+            return list(self._session.run(None, feeds))
+        except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no base class
+            raise CannotRunError(_first_line(error)) from None
+
+
+def _spec(value: Any) -> InputSpec:
+    kind = value.type.removeprefix("tensor(").removesuffix(")")
+    dtype = _NUMPY.get(kind) if value.type.startswith("tensor(") else None
+    return InputSpec(value.name, None if dtype is None else np.dtype(dtype), tuple(value.shape))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:400]
