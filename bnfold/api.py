@@ -159,14 +159,13 @@ def fold(
     document = Document.open(source)
     report = _rewrite(document, freeze_inputs=freeze_inputs, command="fold", progress=progress)
     result = FoldResult(report, None, document)
-    finish = _Finish(result, source, options, allow_unverified=allow_unverified, progress=progress)
+    finish = _Finish(result, source, options, started, allow_unverified=allow_unverified, progress=progress)
     if not report.folded:
         finish.write_unchanged(target, in_place=in_place)
     elif target is not None:
         finish.write(target, verify=verify)
-    elif verify:
-        finish.verify_in_memory()
-    result.report = replace(result.report, seconds=time.perf_counter() - started)
+    else:
+        finish.keep_in_memory(verify=verify)
     return result
 
 
@@ -265,6 +264,7 @@ class _Finish:
     result: FoldResult
     source: Path | ModelProto
     options: VerifyOptions
+    started: float
     allow_unverified: bool
     progress: Progress | None
 
@@ -286,8 +286,11 @@ class _Finish:
             stage.commit()
         self._say("written", target, written)
 
-    def verify_in_memory(self) -> None:
-        """Verify without an output: from memory, or from a temporary folder where there is external data."""
+    def keep_in_memory(self, *, verify: bool) -> None:
+        """No output: verify from memory, or from a temporary folder where there is external data."""
+        self._say("folded in memory", None, 0)
+        if not verify:
+            return
         document = self.result._document  # noqa: SLF001 - same module
         if not document.data_files:
             self._verify(self.source, serialise(document.proto))
@@ -316,5 +319,9 @@ class _Finish:
         report = self.result.report
         after = replace(report.after, bytes=size) if report.after else None
         self.result.report = replace(
-            report, status=status, output=None if output is None else str(output), after=after
+            report,
+            status=status,
+            output=None if output is None else str(output),
+            after=after,
+            seconds=time.perf_counter() - self.started,
         )

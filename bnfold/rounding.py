@@ -107,9 +107,9 @@ def rounding_fault(
 
 
 def _map_is_lost(source: Array, factor: Float64Array, rounded: Array, axis: int, c: int) -> bool:
-    before = np.take(source, c, axis).astype(np.float64)
-    exact = before * np.take(np.broadcast_to(factor, source.shape), c, axis)
+    before = np.moveaxis(source, axis, 0)[c].astype(np.float64)
+    exact = before * np.moveaxis(np.broadcast_to(factor, source.shape), axis, 0)[c]
     if exact.size == 0 or np.abs(before).max() < smallest_normal(rounded.dtype):
         return False
-    error = np.abs(np.take(rounded, c, axis).astype(np.float64) - exact).max()
+    error = np.abs(np.moveaxis(rounded, axis, 0)[c].astype(np.float64) - exact).max()
     return bool(error > unit_roundoff(rounded.dtype) * np.abs(exact).max())

@@ -3,6 +3,8 @@
 
 def printable(name: str, limit: int = 200) -> str:
     r"""`name` with control and other unprintable characters as \x1b-like escapes, cut at `limit` characters."""
+    if len(name) <= limit and name.isprintable():
+        return name
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name[:limit])
     return safe if len(name) <= limit else f"{safe}..."
 

@@ -15,6 +15,7 @@ Trailing outputs with empty names count as absent. `momentum` and `consumed_inpu
 reuse) do not change what is computed. Source: the ONNX operator changelog, BatchNormalization-1 to -15.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -97,6 +98,7 @@ def _not_inference(facts: GraphFacts, node: NodeProto) -> Refusal | None:
     return None
 
 
+@functools.cache
 def _version(opset: int) -> int:
     return int(onnx.defs.get_schema(OP, opset, "").since_version)
 

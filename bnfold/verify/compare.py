@@ -5,6 +5,8 @@ that were added up, not with the result: next to zero a perfectly rounded networ
 
     |found - reference| <= limit * scale,    limit = ROUNDINGS[dtype] * unit roundoff of dtype
 
+where dtype is the coarser of the output's type and the type that the model's weights are stored in: a float16
+network with a Cast to float32 at its end is no more exact than one without.
 NaN is equal only to NaN in the same place, an infinity only to itself.
 """
 
@@ -50,37 +52,42 @@ class OutputComparison:
     finite: bool = True
 
 
-def compare_outputs(names: Sequence[str], reference: Sequence[Any], found: Sequence[Any]) -> list[OutputComparison]:
-    """Compare the outputs of two runs pair by pair; sequences and maps element by element."""
+def compare_outputs(
+    names: Sequence[str], reference: Sequence[Any], found: Sequence[Any], weights: np.dtype | None = None
+) -> list[OutputComparison]:
+    """Compare the outputs of two runs pair by pair; sequences and maps element by element.
+
+    `weights` is the type that most of the model's weights are stored in, where the limit should allow for it.
+    """
     return [
         comparison
         for name, first, second in zip(names, reference, found, strict=True)
-        for comparison in _compare_value(name, first, second)
+        for comparison in _compare_value(name, first, second, weights)
     ]
 
 
-def _compare_value(name: str, reference: Any, found: Any) -> Iterator[OutputComparison]:
+def _compare_value(name: str, reference: Any, found: Any, weights: np.dtype | None) -> Iterator[OutputComparison]:
     if isinstance(reference, (list, tuple)) and isinstance(found, (list, tuple)):
         if len(reference) != len(found):
             yield OutputComparison(name, equal=False, problem=f"{len(found)} elements instead of {len(reference)}")
             return
         for i, (first, second) in enumerate(zip(reference, found, strict=True)):
-            yield from _compare_value(f"{name}[{i}]", first, second)
+            yield from _compare_value(f"{name}[{i}]", first, second, weights)
     elif isinstance(reference, dict) and isinstance(found, dict):
-        yield from _compare_value(f"{name}.keys", np.array(list(reference)), np.array(list(found)))
+        yield from _compare_value(f"{name}.keys", np.array(list(reference)), np.array(list(found)), weights)
         if list(reference) == list(found):
             yield from _compare_value(
-                f"{name}.values", np.array(list(reference.values())), np.array(list(found.values()))
+                f"{name}.values", np.array(list(reference.values())), np.array(list(found.values())), weights
             )
     elif (reference is None) or (found is None):
         yield OutputComparison(
             name, equal=reference is found, problem="" if reference is found else "absent on one side"
         )
     else:
-        yield compare_arrays(name, np.asarray(reference), np.asarray(found))
+        yield compare_arrays(name, np.asarray(reference), np.asarray(found), weights)
 
 
-def compare_arrays(name: str, reference: Array, found: Array) -> OutputComparison:
+def compare_arrays(name: str, reference: Array, found: Array, weights: np.dtype | None = None) -> OutputComparison:
     """Compare two arrays by type, shape and value."""
     if reference.dtype != found.dtype:
         return OutputComparison(name, equal=False, problem=f"type {found.dtype} instead of {reference.dtype}")
@@ -88,7 +95,13 @@ def compare_arrays(name: str, reference: Array, found: Array) -> OutputCompariso
         return OutputComparison(name, equal=False, problem=f"shape {found.shape} instead of {reference.shape}")
     if reference.dtype not in ROUNDINGS:
         return _compare_exact(name, reference, found)
-    return _compare_floats(name, reference, found)
+    return _compare_floats(name, reference, found, _coarser(reference.dtype, weights))
+
+
+def _coarser(output: np.dtype, weights: np.dtype | None) -> np.dtype:
+    if weights is None or unit_roundoff(weights) < unit_roundoff(output):
+        return output
+    return weights
 
 
 def _compare_exact(name: str, reference: Array, found: Array) -> OutputComparison:
@@ -98,8 +111,8 @@ def _compare_exact(name: str, reference: Array, found: Array) -> OutputCompariso
     return OutputComparison(name, equal=True)
 
 
-def _compare_floats(name: str, reference: Array, found: Array) -> OutputComparison:
-    limit = ROUNDINGS[reference.dtype] * unit_roundoff(reference.dtype)
+def _compare_floats(name: str, reference: Array, found: Array, precision: np.dtype) -> OutputComparison:
+    limit = ROUNDINGS[precision] * unit_roundoff(precision)
     first: Float64Array = reference.astype(np.float64)
     second: Float64Array = found.astype(np.float64)
     finite = np.isfinite(first)
@@ -118,7 +131,7 @@ def _compare_floats(name: str, reference: Array, found: Array) -> OutputComparis
     relative = max_abs / scale if scale else (0.0 if max_abs == 0 else float("inf"))
     return OutputComparison(
         name, relative <= limit, max_abs=max_abs, scale=scale, relative=relative, limit=limit,
-        ulps=relative / (2 * unit_roundoff(reference.dtype)),
+        ulps=relative / (2 * unit_roundoff(precision)),
     )  # fmt: skip
 
 

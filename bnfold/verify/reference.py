@@ -3,9 +3,14 @@
 It stands in where onnxruntime has no kernel (float64 and bfloat16 Conv on the CPU), and it arbitrates where
 two models differ by more than rounding should explain: in float64 the rounding of the run itself is gone, and
 what is left is the difference between the two models' stored numbers.
+
+The evaluator's own BatchNormalization is wrong below opset 14 (BatchNormalization-9 mixes the statistics of the
+batch in), so those in inference form are evaluated by the spec's formula, here.
 """
 
+from collections import Counter
 from collections.abc import Iterable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +27,7 @@ from onnx import (
     numpy_helper,
 )
 
+from bnfold.external import all_tensors
 from bnfold.rounding import FLOAT_TYPES
 from bnfold.verify.feeds import Feeds, InputSpec
 from bnfold.verify.runtime import CannotRunError
@@ -42,10 +48,13 @@ class ReferenceRunner:
     def __init__(self, model: Path | bytes) -> None:
         from onnx.reference import ReferenceEvaluator
 
+        from bnfold.verify.batchnorm import InferenceBatchNormalization, substitute
+
         try:
             proto = onnx.load(model) if isinstance(model, Path) else onnx.load_model_from_string(model)
             widen(proto)
-            self._evaluator = ReferenceEvaluator(proto)
+            substitute(proto)
+            self._evaluator = ReferenceEvaluator(proto, new_ops=[InferenceBatchNormalization])
         except Exception as error:  # noqa: BLE001 - the evaluator raises what its operators raise
             raise CannotRunError(f"the reference evaluator cannot load the model: {_short(error)}") from None
         initializers = {tensor.name for tensor in proto.graph.initializer}
@@ -60,6 +69,15 @@ class ReferenceRunner:
                 return list(self._evaluator.run(None, wide))
         except Exception as error:  # noqa: BLE001 - the evaluator raises what its operators raise
             raise CannotRunError(f"the reference evaluator cannot run the model: {_short(error)}") from None
+
+
+def storage_type(model: ModelProto) -> np.dtype | None:
+    """The floating-point type that most of the model's numbers are stored in; None where there are none."""
+    counts: Counter[int] = Counter()
+    for tensor in all_tensors(model):
+        counts[tensor.data_type] += prod(tensor.dims)
+    stored = [kind for kind, _ in counts.most_common() if kind in (*_NARROW, TensorProto.DOUBLE)]
+    return np.dtype(helper.tensor_dtype_to_np_dtype(stored[0])) if stored else None
 
 
 def widen(model: ModelProto) -> None:
