@@ -7,6 +7,7 @@ does, and keeps these facts true while it works.
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,12 @@ class Constant:
         tensor: its numbers.
         overridable: the initializers behind it that are also graph inputs at IR >= 4, so that a caller may
             replace them.
+        elements: how many numbers the file holds for it; less than the tensor has, where nodes generate it.
     """
 
     name: str
     tensor: Tensor
+    elements: int
     overridable: tuple[str, ...] = ()
 
 
@@ -174,16 +177,23 @@ class GraphFacts:
         """The constant behind `value`: an initializer, a Constant node, or what pure operators make of those."""
         value = self._through_identity(value)
         if value in self.constants:
-            return Constant(value, self.constants[value], self._overridable([value]))
+            tensor = self.constants[value]
+            return Constant(value, tensor, prod(tensor.shape), self._overridable([value]))
         node = self.producer(value)
         if node is None or node not in self._constant_nodes:
             return None
         below = self._constant_nodes_below(node)
         for index in below:
             self._compute(index)
-        tensor = self._computed[value]
-        reads = [name for index in below for name in self.nodes[index].input]
-        return None if tensor is None else Constant(value, tensor, self._overridable(reads))
+        computed = self._computed[value]
+        reads = {name for index in below for name in self.nodes[index].input}
+        held = [self.constants[name] for name in reads if name in self.constants]
+        held += [made for index in below if self.op(index) == "Constant" and (made := self._value_of(index))]
+        elements = sum(prod(tensor.shape) for tensor in held)
+        return None if computed is None else Constant(value, computed, elements, self._overridable(sorted(reads)))
+
+    def _value_of(self, node: int) -> Tensor | None:
+        return self._computed.get(self.nodes[node].output[0])
 
     def _through_identity(self, value: str) -> str:
         while (node := self.producer(value)) is not None and self.op(node) == "Identity":

@@ -31,6 +31,7 @@ class Code(StrEnum):
     OVERFLOW = "overflow"
     UNDERFLOW = "underflow"
     SHAPE_MISMATCH = "shape-mismatch"
+    WOULD_GROW = "would-grow"
     UNSUPPORTED_TYPE = "unsupported-type"
     UNKNOWN_VERSION = "unknown-version"
     IN_SUBGRAPH = "in-subgraph"
@@ -131,6 +132,10 @@ _TEXT: dict[Code, tuple[str, str]] = {
     Code.SHAPE_MISMATCH: (
         "the lengths of the parameters do not fit the convolution: the model is invalid here",
         "check the export",
+    ),
+    Code.WOULD_GROW: (
+        "nodes generate the weight from a few numbers; folding would have to store it in full",
+        "",
     ),
     Code.UNSUPPORTED_TYPE: (
         "the weight or a parameter is of a type that bnfold does not compute with",

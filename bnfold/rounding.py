@@ -35,6 +35,12 @@ def smallest_normal(dtype: np.dtype) -> float:
     return float(_finfo(dtype).smallest_normal)
 
 
+def to_float64(values: Array) -> Float64Array:
+    """`values` in float64, exactly; a signalling NaN becomes a quiet one without a warning."""
+    with np.errstate(invalid="ignore"):
+        return values.astype(np.float64)
+
+
 def round_once(values: Float64Array, dtype: np.dtype) -> Array:
     """`values` (float64, any shape) rounded to nearest, ties to even, into `dtype`; overflow gives infinity."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -46,7 +52,7 @@ def round_once(values: Float64Array, dtype: np.dtype) -> Array:
 def scale_and_round(source: Array, factor: Float64Array, dtype: np.dtype) -> Array:
     """The product source * factor, in float64, rounded once into `dtype`; `factor` broadcasts against `source`."""
     if dtype == BFLOAT16:
-        return round_once(source.astype(np.float64) * factor, dtype)
+        return round_once(to_float64(source) * factor, dtype)
     out = np.empty(source.shape, dtype)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         # The ufunc converts in cache-sized pieces on both sides: no float64 copy of the whole weight is made.
@@ -70,8 +76,8 @@ def map_peaks(array: Array, axis: int) -> Float64Array:
     others = tuple(i for i in range(array.ndim) if i != axis)
     if array.size == 0:
         return np.zeros(array.shape[axis])
-    high = array.max(axis=others).astype(np.float64)
-    low = array.min(axis=others).astype(np.float64)
+    high = to_float64(array.max(axis=others))
+    low = to_float64(array.min(axis=others))
     peaks: Float64Array = np.maximum(high, -low)
     return peaks
 
@@ -107,9 +113,12 @@ def rounding_fault(
 
 
 def _map_is_lost(source: Array, factor: Float64Array, rounded: Array, axis: int, c: int) -> bool:
-    before = np.moveaxis(source, axis, 0)[c].astype(np.float64)
-    exact = before * np.moveaxis(np.broadcast_to(factor, source.shape), axis, 0)[c]
-    if exact.size == 0 or np.abs(before).max() < smallest_normal(rounded.dtype):
+    before = to_float64(np.moveaxis(source, axis, 0)[c])
+    if before.size == 0 or np.abs(before).max() < smallest_normal(rounded.dtype):
         return False
-    error = np.abs(np.moveaxis(rounded, axis, 0)[c].astype(np.float64) - exact).max()
+    # Everything times 2**1000, by mantissa and exponent, so that float64's own subnormals are told apart too.
+    mantissa, exponent = np.frexp(before)
+    factor_mantissa, factor_exponent = np.frexp(np.moveaxis(np.broadcast_to(factor, source.shape), axis, 0)[c])
+    exact = np.ldexp(mantissa * factor_mantissa, exponent + factor_exponent + 1000)
+    error = np.abs(np.ldexp(to_float64(np.moveaxis(rounded, axis, 0)[c]), 1000) - exact).max()
     return bool(error > unit_roundoff(rounded.dtype) * np.abs(exact).max())

@@ -17,7 +17,7 @@ from onnx import TensorProto
 from bnfold.affine import Float64Array
 from bnfold.errors import InvalidModelError
 from bnfold.external import read_external
-from bnfold.rounding import BFLOAT16, Array, round_once, scale_and_round
+from bnfold.rounding import BFLOAT16, Array, round_once, scale_and_round, to_float64
 
 _DTYPES: dict[int, np.dtype] = {
     TensorProto.FLOAT: np.dtype("<f4"),
@@ -94,7 +94,7 @@ class StoredTensor:
 
     def exact(self) -> Float64Array:
         """The numbers in float64; every storage type converts exactly."""
-        return self.array().astype(np.float64)
+        return to_float64(self.array())
 
     def _typed_values(self, dtype: np.dtype) -> Array:
         name = _TYPED_FIELDS.get(self.proto.data_type, "int32_data")
@@ -132,7 +132,7 @@ class ArrayTensor:
 
     def exact(self) -> Float64Array:
         """The numbers in float64."""
-        return self.values.astype(np.float64)
+        return to_float64(self.values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Float64Array
-from bnfold.rounding import BFLOAT16, Array, unit_roundoff
+from bnfold.rounding import BFLOAT16, Array, to_float64, unit_roundoff
 
 # How many unit roundoffs of the output's scale rounding may add up to in a network; measured on the models in
 # models/ and on 100-layer stacks (float32: at most 19), and rounded up. Half types accumulate in float32.
@@ -113,8 +113,8 @@ def _compare_exact(name: str, reference: Array, found: Array) -> OutputCompariso
 
 def _compare_floats(name: str, reference: Array, found: Array, precision: np.dtype) -> OutputComparison:
     limit = ROUNDINGS[precision] * unit_roundoff(precision)
-    first: Float64Array = reference.astype(np.float64)
-    second: Float64Array = found.astype(np.float64)
+    first: Float64Array = to_float64(reference)
+    second: Float64Array = to_float64(found)
     finite = np.isfinite(first)
     same_specials = np.array_equal(first[~finite], second[~finite], equal_nan=True)
     if not same_specials or not np.isfinite(second[finite]).all():

@@ -28,7 +28,7 @@ from onnx import (
 )
 
 from bnfold.external import all_tensors
-from bnfold.rounding import FLOAT_TYPES
+from bnfold.rounding import FLOAT_TYPES, to_float64
 from bnfold.verify.feeds import Feeds, InputSpec
 from bnfold.verify.runtime import CannotRunError
 
@@ -63,7 +63,7 @@ class ReferenceRunner:
 
     def run(self, feeds: Feeds) -> list[Any]:
         """The outputs of one run, in float64."""
-        wide = {k: v.astype(np.float64) if v.dtype in FLOAT_TYPES else v for k, v in feeds.items()}
+        wide = {k: to_float64(v) if v.dtype in FLOAT_TYPES else v for k, v in feeds.items()}
         try:
             with np.errstate(all="ignore"):
                 return list(self._evaluator.run(None, wide))
@@ -113,7 +113,7 @@ def _widen_nodes(nodes: Iterable[NodeProto]) -> None:
 
 def _widen_tensor(tensor: TensorProto) -> None:
     if tensor.data_type in _NARROW:
-        array = numpy_helper.to_array(tensor).astype(np.float64)
+        array = to_float64(numpy_helper.to_array(tensor))
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
