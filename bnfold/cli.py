@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -158,9 +159,9 @@ class _Show:
                 raise UsageError(f"cannot write the report {printable(str(path))}: {error.strerror}") from None
         if self.quiet:
             return
-        color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         content = json.render(report) if self.format == "json" else text.render(
-            report, color=color, verbose=self.verbose
+            report, color=color, boxes=color and sys.stdout.encoding.lower().startswith("utf"), verbose=self.verbose
         )  # fmt: skip
         click.echo(content, nl=False, color=color or None)
 
@@ -204,11 +205,14 @@ class _Bar:
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Entry point: runs the command and turns every ending into its exit code; no traceback reaches a user."""
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names in a model may be in any script, the terminal's may be another
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(_run(argv))
 
 
 def _run(argv: list[str] | None) -> int:
-    signal.signal(signal.SIGTERM, _terminate)
     try:
         cli.main(argv, prog_name="bnfold", standalone_mode=False)
     except BnfoldError as error:

@@ -120,10 +120,10 @@ class Editor:
             self.facts.constants[old] = edit.tensor
             return []
         if old:
-            self.facts.uses[old].remove(Use(edit.node, edit.index))
+            del self.facts.uses[old][Use(edit.node, edit.index)]
         name = self._store(old, edit)
         node.input[edit.index] = name
-        self.facts.uses[name] = [Use(edit.node, edit.index)]
+        self.facts.uses[name] = {Use(edit.node, edit.index): None}
         self.facts.constants[name] = edit.tensor
         return [old] if old else []
 
@@ -161,7 +161,7 @@ class Editor:
         read = [name for name in node.input if name]
         for i, name in enumerate(node.input):
             if name:
-                self.facts.uses[name].remove(Use(index, i))
+                del self.facts.uses[name][Use(index, i)]
         for name in node.output:
             self.facts.producers.pop(name, None)
         return read

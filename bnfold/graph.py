@@ -4,7 +4,7 @@ Built in one pass, each question answered in constant time. Nothing here changes
 does, and keeps these facts true while it works.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from math import prod
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from bnfold.errors import InvalidModelError
 from bnfold.evaluate import PURE, evaluate, inputs_that_matter
@@ -75,11 +75,13 @@ class GraphFacts:
         self.sparse = {tensor.values.name for tensor in self.graph.sparse_initializer}
         self.pinned = set(_names_pinned_elsewhere(model))
         self.producers: dict[str, int] = {}
-        self.uses: dict[str, list[Use]] = {}
+        self.uses: dict[str, dict[Use, None]] = {}  # an ordered set: removing one of many takes no time
         self._local_functions = {(_domain(f.domain), f.name) for f in model.functions}
         self._constant_nodes: set[int] = set()
         self._computed: dict[str, Tensor | None] = {}
+        self._declared: dict[str, int] | None = None
         self._taken: set[str] | None = None
+        self._counts: dict[str, int] = {}
         self._positions: dict[int, int] = {}
         self.order: Sequence[int] = range(len(self.nodes))
         self._index_nodes()
@@ -105,9 +107,9 @@ class GraphFacts:
     def _index_reads(self, i: int, node: NodeProto) -> None:
         for index, value in enumerate(node.input):
             if value:
-                self.uses.setdefault(value, []).append(Use(i, index))
+                self.uses.setdefault(value, {})[Use(i, index)] = None
         for value in captures(node):
-            self.uses.setdefault(value, []).append(Use(i, -1))
+            self.uses.setdefault(value, {})[Use(i, -1)] = None
 
     def _sort(self, known: AbstractSet[str]) -> list[int]:
         """A topological order, for the files whose nodes are in none. Runtimes take those, and so do we."""
@@ -161,9 +163,9 @@ class GraphFacts:
         """The node that makes `value`; None for inputs and initializers."""
         return self.producers.get(value)
 
-    def users(self, value: str) -> Sequence[Use]:
+    def users(self, value: str) -> Collection[Use]:
         """Every place that reads `value`, nested graphs included."""
-        return self.uses.get(value, ())
+        return self.uses.get(value, {})
 
     def is_free(self, value: str) -> bool:
         """Nothing reads `value`: no node, no graph output, no annotation, no training step."""
@@ -242,10 +244,11 @@ class GraphFacts:
 
     def _declared_type(self, value: str) -> np.dtype:
         """The type of a run-time value, where the model says it; float32 otherwise."""
-        for info in (*self.graph.input, *self.graph.value_info):
-            if info.name == value and info.type.tensor_type.elem_type:
-                return np.dtype(helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type))
-        return np.dtype(np.float32)
+        if self._declared is None:
+            infos = (*self.graph.input, *self.graph.value_info)
+            self._declared = {info.name: info.type.tensor_type.elem_type for info in infos}
+        kind = self._declared.get(value) or TensorProto.FLOAT
+        return np.dtype(helper.tensor_dtype_to_np_dtype(kind))
 
     def _overridable(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of the names that a caller may feed another value for (below IR 4 all initializers are inputs)."""
@@ -257,10 +260,11 @@ class GraphFacts:
         """A name like `hint` that nothing in the model uses; taken from now on."""
         if self._taken is None:
             self._taken = set(_all_names(self.model)) | self.constants.keys()
-        name, count = hint, 1
+        name, count = hint, self._counts.get(hint, 1)
         while name in self._taken:
             count += 1
             name = f"{hint}_{count}"
+        self._counts[hint] = count
         self._taken.add(name)
         return name
 

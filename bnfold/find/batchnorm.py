@@ -25,7 +25,7 @@ from onnx import NodeProto
 
 from bnfold.affine import ChannelAffine, Float64Array
 from bnfold.constants import read_constant
-from bnfold.graph import GraphFacts, attribute, label, nested_nodes
+from bnfold.graph import ONNX_DOMAINS, GraphFacts, attribute, label, nested_nodes
 from bnfold.refusals import Code, Refusal
 
 OP = "BatchNormalization"
@@ -50,12 +50,16 @@ def sites(facts: GraphFacts) -> Iterator[int]:
 def hidden_sites(facts: GraphFacts) -> Iterator[tuple[NodeProto, Code]]:
     """The BatchNormalization nodes that lie deeper: in nested graphs and in local functions."""
     for node in nested_nodes(facts.nodes):
-        if node.op_type == OP:
+        if _is_batchnorm(node):
             yield node, Code.IN_SUBGRAPH
     for function in facts.model.functions:
         for node in (*function.node, *nested_nodes(function.node)):
-            if node.op_type == OP:
+            if _is_batchnorm(node):
                 yield node, Code.IN_FUNCTION
+
+
+def _is_batchnorm(node: NodeProto) -> bool:
+    return node.op_type == OP and node.domain in ONNX_DOMAINS
 
 
 def source(facts: GraphFacts, index: int) -> Source | Refusal:

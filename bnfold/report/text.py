@@ -15,14 +15,17 @@ from bnfold.verify import ProviderRun
 _WIDE = 10_000  # sentences are not broken: a terminal wraps them, a pipe keeps one line a site
 
 
-def render(report: Report, *, color: bool = False, width: int = 100, verbose: bool = False) -> str:
-    """The report as text: a heading, a table of what changed, the sites, the verdict."""
+def render(report: Report, *, color: bool = False, boxes: bool = False, verbose: bool = False) -> str:
+    """The report as text: a heading, a table of what changed, the sites, the verdict.
+
+    `boxes` draws the table with line characters, for terminals that have them.
+    """
     stream = StringIO()
     console = Console(
         file=stream,
         force_terminal=color,
         no_color=not color,
-        width=width,
+        width=100,
         highlight=False,
         legacy_windows=False,
     )
@@ -31,7 +34,7 @@ def render(report: Report, *, color: bool = False, width: int = 100, verbose: bo
         _sites(console, report.sites)
         _line(console, _counts(report))
     else:
-        _fold(console, report, verbose=verbose)
+        _fold(console, report, boxes=boxes, verbose=verbose)
     return stream.getvalue()
 
 
@@ -56,9 +59,9 @@ def _counts(report: Report) -> str:
     return f"{text} ({listed})" if listed else text
 
 
-def _fold(console: Console, report: Report, *, verbose: bool) -> None:
+def _fold(console: Console, report: Report, *, boxes: bool, verbose: bool) -> None:
     if report.after is not None and report.folded:
-        console.print(_changes(report.before, report.after, ascii_only=not console.is_terminal))
+        console.print(_changes(report.before, report.after, boxes=boxes))
     _line(console, _counts(report))
     _sites(console, report.sites if verbose else report.left)
     for note in (note for site in report.folded for note in site.notes):
@@ -74,8 +77,8 @@ def _fold(console: Console, report: Report, *, verbose: bool) -> None:
     _line(console, f"{report.status}{written} ({report.seconds:.2f} s)", "bold")
 
 
-def _changes(before: ModelFacts, after: ModelFacts, *, ascii_only: bool) -> Table:
-    table = Table(box=ASCII2 if ascii_only else SIMPLE_HEAD)
+def _changes(before: ModelFacts, after: ModelFacts, *, boxes: bool) -> Table:
+    table = Table(box=SIMPLE_HEAD if boxes else ASCII2)
     for name, justify in (("", "left"), ("before", "right"), ("after", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]  # the literals are right
     for op in sorted(before.operators.keys() | after.operators.keys()):

@@ -52,13 +52,13 @@ class ReferenceRunner:
 
         try:
             proto = onnx.load(model) if isinstance(model, Path) else onnx.load_model_from_string(model)
+            initializers = {tensor.name for tensor in proto.graph.initializer}
+            self.inputs = [_spec(value) for value in proto.graph.input if value.name not in initializers]
             widen(proto)
             substitute(proto)
             self._evaluator = ReferenceEvaluator(proto, new_ops=[InferenceBatchNormalization])
         except Exception as error:  # noqa: BLE001 - the evaluator raises what its operators raise
             raise CannotRunError(f"the reference evaluator cannot load the model: {_short(error)}") from None
-        initializers = {tensor.name for tensor in proto.graph.initializer}
-        self.inputs = [_spec(value) for value in proto.graph.input if value.name not in initializers]
         self.outputs = [value.name for value in proto.graph.output]
 
     def run(self, feeds: Feeds) -> list[Any]:
