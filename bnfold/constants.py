@@ -19,7 +19,7 @@ def read_constant(facts: GraphFacts, value: str, role: str, absent: Code) -> Con
             Code.OVERRIDABLE_INITIALIZER,
             f"{role} comes from {printable(found.overridable[0])!r}, an initializer that is also a model input",
         )
-    if found.tensor.dtype not in FLOAT_TYPES:
+    if found.tensor.dtype is None or found.tensor.dtype not in FLOAT_TYPES:  # numpy: None == dtype("float64")
         return Refusal(Code.UNSUPPORTED_TYPE, f"{role}, {printable(found.name)!r}, is no floating-point tensor")
     return found
 

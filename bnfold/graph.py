@@ -9,7 +9,6 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
@@ -147,6 +146,17 @@ class GraphFacts:
             for name in inputs_that_matter(proto)
         )
 
+    def only_input(self, node: int) -> str:
+        """The first input of a node that must have one.
+
+        Raises:
+            InvalidModelError: it has none.
+        """
+        proto = self.nodes[node]
+        if not proto.input or not proto.input[0]:
+            raise InvalidModelError(f"{label(proto)} has no input")
+        return proto.input[0]
+
     def op(self, node: int) -> str:
         """The operator's name where it is a standard one; `domain::name` for all others."""
         proto = self.nodes[node]
@@ -199,7 +209,7 @@ class GraphFacts:
 
     def _through_identity(self, value: str) -> str:
         while (node := self.producer(value)) is not None and self.op(node) == "Identity":
-            value = self.nodes[node].input[0]
+            value = self.only_input(node)
         return value
 
     def _constant_nodes_below(self, node: int) -> list[int]:
@@ -269,12 +279,35 @@ class GraphFacts:
         return name
 
 
-def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
-    """The value of an attribute, or `default` where the node does not have it."""
+def int_attribute(node: NodeProto, name: str, default: int) -> int:
+    """An integer attribute.
+
+    Raises:
+        InvalidModelError: it is of another type.
+    """
+    entry = _attribute(node, name, AttributeProto.INT)
+    return default if entry is None else entry.i
+
+
+def float_attribute(node: NodeProto, name: str, default: float) -> float:
+    """A float attribute; its value is a float32.
+
+    Raises:
+        InvalidModelError: it is of another type.
+    """
+    entry = _attribute(node, name, AttributeProto.FLOAT)
+    return default if entry is None else entry.f
+
+
+def _attribute(node: NodeProto, name: str, kind: int) -> AttributeProto | None:
     for entry in node.attribute:
         if entry.name == name:
-            return helper.get_attribute_value(entry)
-    return default
+            if entry.ref_attr_name or entry.type not in (kind, AttributeProto.UNDEFINED):  # IR 1 has no types
+                raise InvalidModelError(
+                    f"attribute {name} of {label(node)} is not of the type that the spec gives it"
+                )
+            return entry
+    return None
 
 
 def label(node: NodeProto) -> str:
@@ -318,6 +351,20 @@ def nested_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
 
 def _domain(domain: str) -> str:
     return "" if domain in ONNX_DOMAINS else domain
+
+
+def all_text(model: ModelProto) -> Iterator[str | bytes]:
+    """Every string that bnfold reads from a model; bytes, where it is not the UTF-8 text it ought to be."""
+    yield from _all_names(model)
+    yield from (entry.domain for entry in model.opset_import)
+    yield from (entry.tensor_name for entry in model.graph.quantization_annotation)
+    for nodes in (model.graph.node, *(function.node for function in model.functions)):
+        for node in (*nodes, *nested_nodes(nodes)):
+            yield from (node.name, node.op_type, node.domain)
+            yield from (entry.name for entry in node.attribute)
+            yield from node.output
+    for function in model.functions:
+        yield from (function.name, function.domain)
 
 
 def _all_names(model: ModelProto) -> Iterator[str]:

@@ -58,7 +58,7 @@ def _ask(facts: GraphFacts, rules: Mapping[str, PullRule], value: str, affine: C
     if producer is None:
         what = "a model input" if value in facts.inputs else "a constant"
         return Refusal(Code.NO_PRODUCER, f"{printable(value)!r} is {what}: there is no convolution upstream")
-    rule = rules.get(facts.op(producer))
+    rule = rules.get(facts.op(producer)) if facts.nodes[producer].output[0] == value else None
     if rule is None:
         return _cannot(facts, producer)
     return _used_elsewhere(facts, producer, value) or rule(facts, producer, affine)

@@ -80,6 +80,8 @@ class StoredTensor:
         dtype = self.dtype
         if dtype is None:
             raise InvalidModelError(f"tensor {self.proto.name!r} has a type that bnfold does not compute with")
+        if any(size < 0 for size in self.shape):
+            raise InvalidModelError(f"tensor {self.proto.name!r} has a negative dimension in {list(self.shape)}")
         count = prod(self.shape)
         if is_external(self.proto):
             flat = np.frombuffer(read_external(self.proto, self.folder), dtype)
@@ -90,7 +92,10 @@ class StoredTensor:
         else:
             flat = self._typed_values(dtype)
         self._check_length(flat.size, count, "elements")
-        return flat.reshape(self.shape)
+        try:
+            return flat.reshape(self.shape)
+        except ValueError:  # no elements, but dimensions beyond what numpy can count
+            raise InvalidModelError(f"tensor {self.proto.name!r} has the shape {list(self.shape)}") from None
 
     def exact(self) -> Float64Array:
         """The numbers in float64; every storage type converts exactly."""

@@ -25,7 +25,7 @@ from onnx import NodeProto
 
 from bnfold.affine import ChannelAffine, Float64Array
 from bnfold.constants import read_constant
-from bnfold.graph import ONNX_DOMAINS, GraphFacts, attribute, label, nested_nodes
+from bnfold.graph import ONNX_DOMAINS, GraphFacts, float_attribute, int_attribute, label, nested_nodes
 from bnfold.refusals import Code, Refusal
 
 OP = "BatchNormalization"
@@ -68,6 +68,8 @@ def source(facts: GraphFacts, index: int) -> Source | Refusal:
     refusal = _not_inference(facts, node)
     if refusal is not None:
         return refusal
+    if not node.output or not node.output[0]:
+        return Refusal(Code.SHAPE_MISMATCH, f"{label(node)} has no output")
     if len(node.input) != 5:
         return Refusal(Code.SHAPE_MISMATCH, f"{label(node)} has {len(node.input)} inputs instead of 5")
     values: list[Float64Array] = []
@@ -90,9 +92,9 @@ def _not_inference(facts: GraphFacts, node: NodeProto) -> Refusal | None:
     if version not in KNOWN_VERSIONS:
         return Refusal(Code.UNKNOWN_VERSION, f"{label(node)} is BatchNormalization-{version}, unknown to this bnfold")
     extra = [name for name in node.output[1:] if name]
-    if version < 7 and not attribute(node, "is_test", 0):
+    if version < 7 and not int_attribute(node, "is_test", 0):
         return Refusal(Code.TRAINING_MODE, f"{label(node)} has is_test=0: it uses the statistics of the batch")
-    if version >= 14 and attribute(node, "training_mode", 0):
+    if version >= 14 and int_attribute(node, "training_mode", 0):
         return Refusal(Code.TRAINING_MODE, f"{label(node)} has training_mode=1: it uses the statistics of the batch")
     if extra:
         return Refusal(
@@ -112,7 +114,7 @@ def _per_map(facts: GraphFacts, node: NodeProto, values: list[Float64Array]) -> 
     shapes = [value.shape for value in values]
     if len(set(shapes)) != 1:
         return Refusal(Code.SHAPE_MISMATCH, f"gamma, beta, mean, var of {label(node)} have shapes {shapes}")
-    if facts.opset() >= 9 or attribute(node, "spatial", 1):
+    if facts.opset() >= 9 or int_attribute(node, "spatial", 1):
         if len(shapes[0]) != 1:
             return Refusal(Code.SHAPE_MISMATCH, f"parameters of {label(node)} have shape {shapes[0]}, not (C,)")
         return values
@@ -130,7 +132,7 @@ def _affine(node: NodeProto, values: list[Float64Array]) -> ChannelAffine | Refu
         if bad.size:
             return Refusal(Code.NON_FINITE, f"{name} of {label(node)} is {value[bad[0]]} at map {bad[0]}")
     gamma, beta, mean, var = values
-    epsilon = attribute(node, "epsilon", DEFAULT_EPSILON)
+    epsilon = float_attribute(node, "epsilon", DEFAULT_EPSILON)
     total = var + epsilon
     # A negative variance that epsilon only just outweighs: the sum depends on the precision it is formed in.
     bad = np.flatnonzero((total <= 0) | ((var < 0) & (total < 2.0**-10 * abs(epsilon))) | ~np.isfinite(total))

@@ -10,14 +10,14 @@ the input `training_mode` is absent or false from opset 12 on. Source: Dropout-1
 """
 
 from bnfold.affine import ChannelAffine
-from bnfold.graph import GraphFacts, attribute, label
+from bnfold.graph import GraphFacts, int_attribute, label
 from bnfold.refusals import Code, Refusal
 from bnfold.rules import Step
 
 
 def pull_identity(facts: GraphFacts, index: int, affine: ChannelAffine) -> Step | Refusal:
     """Ask the input."""
-    return Step(asks=((facts.nodes[index].input[0], affine),))
+    return Step(asks=((facts.only_input(index), affine),))
 
 
 def pull_dropout(facts: GraphFacts, index: int, affine: ChannelAffine) -> Step | Refusal:
@@ -28,13 +28,13 @@ def pull_dropout(facts: GraphFacts, index: int, affine: ChannelAffine) -> Step |
         return Refusal(Code.TRAINING_DROPOUT_BETWEEN, message, label(node))
     if any(name and not facts.is_free(name) for name in node.output[1:]):
         return Refusal(Code.TRAINING_DROPOUT_BETWEEN, f"the mask of {label(node)} is used", label(node))
-    return Step(asks=((node.input[0], affine),))
+    return Step(asks=((facts.only_input(index), affine),))
 
 
 def _is_inference(facts: GraphFacts, index: int) -> bool:
     node = facts.nodes[index]
     if facts.opset() < 7:
-        return bool(attribute(node, "is_test", 0))
+        return bool(int_attribute(node, "is_test", 0))
     if facts.opset() < 12 or len(node.input) < 3 or not node.input[2]:
         return True
     mode = facts.constant(node.input[2])
