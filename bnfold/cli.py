@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -180,27 +180,46 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[str, int, int], None] | None
 
 
 class _Bar:
+    """Shows itself by a timer, because the stage that takes long may not report while it runs."""
+
     def __init__(self) -> None:
-        self._started = time.monotonic()
+        self._lock = threading.Lock()
+        self._state = ("reading", 0, 1)
         self._bar: Any = None
-        self._tasks: dict[str, Any] = {}
+        self._task: Any = None
+        self._closed = False
+        self._timer = threading.Timer(1.0, self._show)
+        self._timer.daemon = True
+        self._timer.start()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        if self._bar is None:
-            if time.monotonic() - self._started < 1:
-                return
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self._bar = Progress(console=Console(stderr=True), transient=True)
-            self._bar.start()
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bar.add_task(stage, total=total)
-        self._bar.update(self._tasks[stage], completed=done)
+        with self._lock:
+            self._state = (stage, done, total)
+            self._update()
 
     def close(self) -> None:
+        self._timer.cancel()
+        with self._lock:
+            self._closed = True
+            if self._bar is not None:
+                self._bar.stop()
+
+    def _show(self) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with self._lock:
+            if self._closed:
+                return
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task("")
+            self._bar.start()
+            self._update()
+
+    def _update(self) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            stage, done, total = self._state
+            self._bar.update(self._task, description=stage, completed=done, total=total)
 
 
 def main(argv: list[str] | None = None) -> NoReturn:

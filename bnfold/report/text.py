@@ -12,6 +12,7 @@ from bnfold.report import ModelFacts, Report, SiteReport
 from bnfold.text import plural, printable, size
 from bnfold.verify import ProviderRun
 
+_MOST_NOTES = 4
 _WIDE = 10_000  # sentences are not broken: a terminal wraps them, a pipe keeps one line a site
 
 
@@ -64,8 +65,12 @@ def _fold(console: Console, report: Report, *, boxes: bool, verbose: bool) -> No
         console.print(_changes(report.before, report.after, boxes=boxes))
     _line(console, _counts(report))
     _sites(console, report.sites if verbose else report.left)
-    for note in (note for site in report.folded for note in site.notes):
+    notes = [note for site in report.folded for note in site.notes]
+    shown = notes if verbose or len(notes) <= _MOST_NOTES else notes[: _MOST_NOTES - 1]
+    for note in shown:
         _line(console, f"note: {note}", "yellow")
+    if len(notes) > len(shown):
+        _line(console, f"note: and {len(notes) - len(shown)} more like these (-v shows them)", "yellow")
     for old, new in report.renamed:
         _line(console, f"renamed: {printable(old)} -> {printable(new)} (its contents changed)")
     if report.frozen:

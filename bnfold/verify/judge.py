@@ -47,6 +47,8 @@ def verify_pair(
 def _verify_on(
     provider: str, original: Model, folded: Model, options: VerifyOptions, progress: Progress | None
 ) -> ProviderRun:
+    if progress is not None:
+        progress("verify", 0, options.trials)
     try:
         pair = _load(provider, original, folded, options)
     except CannotRunError as error:
