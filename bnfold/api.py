@@ -3,10 +3,11 @@
 open -> facts -> find, plan, apply -> write a temporary file -> verify it -> rename it -> report
 """
 
+import contextlib
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +17,14 @@ from onnx import ModelProto, NodeProto
 import bnfold
 from bnfold.document import Document, serialise
 from bnfold.edits import Editor
-from bnfold.errors import NotVerifiedError, OutputError, VerificationFailedError
+from bnfold.errors import InvalidModelError, NotVerifiedError, OutputError, VerificationFailedError
 from bnfold.find import batchnorm
 from bnfold.graph import GraphFacts, label
-from bnfold.output import check_target, staged
+from bnfold.output import staged
 from bnfold.plan import plan_site
 from bnfold.refusals import Code, Refusal
 from bnfold.report import ModelFacts, Report, SiteReport
+from bnfold.staging import cannot_write, check_target
 from bnfold.text import printable
 from bnfold.verify import Verification, VerifyOptions
 
@@ -105,8 +107,9 @@ def inspect(model: "str | PathLike[str] | ModelProto", *, freeze_inputs: bool = 
         InvalidModelError: the model cannot be read or breaks a rule of the ONNX spec.
     """
     started = time.perf_counter()
-    document = Document.open(_source(model))
-    report = _rewrite(document, freeze_inputs=freeze_inputs, command="inspect")
+    source = _source(model)
+    with _naming(source):
+        report = _rewrite(Document.open(source), freeze_inputs=freeze_inputs, command="inspect")
     return Inspection(replace(report, after=None, seconds=time.perf_counter() - started))
 
 
@@ -156,8 +159,9 @@ def fold(
     source = _source(model)
     target = _target(source, output, in_place=in_place, force=force)
     options = VerifyOptions(tuple(providers), seed, trials, shapes or {}, dims or {}, threads)
-    document = Document.open(source)
-    report = _rewrite(document, freeze_inputs=freeze_inputs, command="fold", progress=progress)
+    with _naming(source):
+        document = Document.open(source)
+        report = _rewrite(document, freeze_inputs=freeze_inputs, command="fold", progress=progress)
     result = FoldResult(report, None, document)
     finish = _Finish(result, source, options, started, allow_unverified=allow_unverified, progress=progress)
     if not report.folded:
@@ -169,6 +173,17 @@ def fold(
     return result
 
 
+@contextlib.contextmanager
+def _naming(source: Path | ModelProto) -> Iterator[None]:
+    """Errors in a model say which file it is."""
+    try:
+        yield
+    except InvalidModelError as error:
+        if isinstance(source, ModelProto):
+            raise
+        raise type(error)(f"{printable(str(source))}: {error}") from None
+
+
 def _source(model: "str | PathLike[str] | ModelProto") -> Path | ModelProto:
     return model if isinstance(model, ModelProto) else Path(model)
 
@@ -176,16 +191,21 @@ def _source(model: "str | PathLike[str] | ModelProto") -> Path | ModelProto:
 def _target(
     source: Path | ModelProto, output: "str | PathLike[str] | None", *, in_place: bool, force: bool
 ) -> Path | None:
-    if in_place:
-        if output is not None or not isinstance(source, Path):
-            raise OutputError("in place means over the input file: it needs a path and no other output")
-        if source.is_symlink():
-            raise OutputError(f"{printable(str(source))} is a symbolic link; give the real path, or another output")
-        return source
-    if output is None:
+    if output is None and not in_place:
         return None
-    target = Path(output)
-    if isinstance(source, Path) and target.exists() and source.exists() and target.samefile(source):
+    if in_place and (output is not None or not isinstance(source, Path)):
+        raise OutputError("in place means over the input file: it needs a path and no other output")
+    target = source if isinstance(source, Path) and in_place else Path(output or "")
+    try:
+        is_input = isinstance(source, Path) and target.exists() and source.exists() and target.samefile(source)
+        is_link = target.is_symlink()
+    except (OSError, ValueError) as error:
+        raise cannot_write(target, error) from None
+    if in_place:
+        if is_link:
+            raise OutputError(f"{printable(str(target))} is a symbolic link; give the real path, or another output")
+        return target
+    if is_input:
         raise OutputError(f"{printable(str(target))} is the input itself; --in-place overwrites it")
     check_target(target, force=force)
     return target

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from bnfold import __version__
-from bnfold.errors import EXIT_BUG, EXIT_DONE, EXIT_INVALID, BnfoldError, UsageError
+from bnfold.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_INVALID, BnfoldError, UsageError
 from bnfold.text import printable
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ Exit codes:
   2   usage; or the model is unreadable, invalid or unsafe
   3   could not verify (runtime, provider or operator missing); nothing was written
   70  a bug in bnfold
+  130 interrupted (Ctrl-C, SIGTERM); what was not finished was taken back
 """
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -92,9 +93,9 @@ def fold_command(
     trials: int, threads: int | None, format_: str, reports: tuple[Path, ...], verbose: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Fold every BatchNormalization of MODEL that can be folded exactly, verify, and write the result."""
-    _check_reports(reports)
     if output is None and not in_place:
-        output = model.with_name(f"{model.stem}.folded.onnx")
+        output = _default_output(model)
+    _check_reports(reports, model, output)
     from bnfold import api
     from bnfold.errors import NotVerifiedError, VerificationFailedError
     from bnfold.verify.feeds import parse_dim, parse_shape
@@ -112,7 +113,10 @@ def fold_command(
         if error.result is not None:
             show(error.result.report)
         raise
-    show(result.report)
+    try:
+        show(result.report)
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(_fail("interrupted; the model was written", EXIT_INTERRUPTED)) from None
 
 
 @cli.command("inspect", epilog=EXIT_CODES)
@@ -123,20 +127,27 @@ def inspect_command(
     model: Path, *, freeze_inputs: bool, format_: str, reports: tuple[Path, ...], verbose: bool, quiet: bool
 ) -> None:
     """Say for each BatchNormalization of MODEL whether it would fold, and why not. Writes nothing."""
-    _check_reports(reports)
+    _check_reports(reports, model)
     from bnfold import api
 
     _Show(format_, reports, verbose=verbose, quiet=quiet)(api.inspect(model, freeze_inputs=freeze_inputs).report)
 
 
-def _check_reports(paths: tuple[Path, ...]) -> None:
-    for path in paths:
+def _default_output(model: Path) -> Path:
+    if not model.name:
+        raise UsageError(f"{printable(str(model))} is a folder, not a model file")
+    return model.with_name(f"{model.stem}.folded.onnx")
+
+
+def _check_reports(reports: tuple[Path, ...], *models: Path | None) -> None:
+    for path in reports:
+        shown = printable(str(path))
         if path.suffix not in REPORT_FORMATS:
-            raise UsageError(
-                f"--report {printable(str(path))}: the ending must be one of {', '.join(REPORT_FORMATS)}"
-            )
+            raise UsageError(f"--report {shown}: the ending must be one of {', '.join(REPORT_FORMATS)}")
         if not path.parent.is_dir():
-            raise UsageError(f"--report {printable(str(path))}: the folder does not exist")
+            raise UsageError(f"--report {shown}: the folder does not exist")
+        if any(model is not None and path.resolve() == model.resolve() for model in models):
+            raise UsageError(f"--report {shown}: that is the model's own file")
 
 
 class _Show:
@@ -160,10 +171,16 @@ class _Show:
         if self.quiet:
             return
         color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        content = json.render(report) if self.format == "json" else text.render(
-            report, color=color, boxes=color and sys.stdout.encoding.lower().startswith("utf"), verbose=self.verbose
-        )  # fmt: skip
-        click.echo(content, nl=False, color=color or None)
+        boxes = color and sys.stdout.encoding.lower().startswith("utf")
+        if self.format == "json":
+            content = json.render(report)
+        else:
+            content = text.render(report, color=color, boxes=boxes, verbose=self.verbose)
+        try:
+            click.echo(content, nl=False, color=color or None)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _drop_stdout()
 
 
 @contextmanager
@@ -232,21 +249,29 @@ def main(argv: list[str] | None = None) -> NoReturn:
 
 
 def _run(argv: list[str] | None) -> int:
+    """Run and return the exit code. Not by click's own main, which has its own ideas of Ctrl-C and closed pipes."""
     try:
-        cli.main(argv, prog_name="bnfold", standalone_mode=False)
+        with cli.make_context("bnfold", list(sys.argv[1:] if argv is None else argv)) as context:
+            cli.invoke(context)
+    except click.exceptions.Exit as end:
+        return end.exit_code
     except BnfoldError as error:
         return _fail(str(error), error.exit_code)
     except click.ClickException as error:
         error.show(sys.stderr)
         return EXIT_INVALID
-    except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted; nothing was written", 130)
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was written", EXIT_INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_DONE
+        _drop_stdout()
     except Exception as error:  # noqa: BLE001 - the last resort: say so, and how to report it
         return _fail("out of memory", EXIT_INVALID) if isinstance(error, MemoryError) else _bug(error)
     return EXIT_DONE
+
+
+def _drop_stdout() -> None:
+    """The reader has seen enough (| head): what is still to be printed goes nowhere, without an error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _terminate(_signal: int, _frame: Any) -> None:
@@ -263,6 +288,7 @@ def _bug(error: Exception) -> int:
     if os.environ.get("BNFOLD_DEBUG"):
         raise error
     return _fail(
-        f"this is a bug in bnfold, please report it: {type(error).__name__}: {error} (BNFOLD_DEBUG=1 shows where)",
+        f"this is a bug in bnfold, please report it: {type(error).__name__}: {printable(str(error), 500)} "
+        "(BNFOLD_DEBUG=1 shows where)",
         EXIT_BUG,
     )

@@ -11,7 +11,7 @@ from bnfold.errors import InvalidModelError, OutputError
 from bnfold.external import all_tensors, external_range
 from bnfold.graph import ONNX_DOMAINS, all_text
 from bnfold.tensors import Tensor, is_external, write_into
-from bnfold.text import printable, size
+from bnfold.text import size
 
 PROTOBUF_LIMIT = 2**31 - 1
 
@@ -60,12 +60,7 @@ class Document:
             proto.CopyFrom(source)
             return cls(proto, None)
         path = Path(source)
-        try:
-            return cls(_parse(_read(path)), path)
-        except UnicodeDecodeError:
-            raise InvalidModelError(f"{printable(str(path))}: a name in the model is not UTF-8 text") from None
-        except InvalidModelError as error:
-            raise type(error)(f"{printable(str(path))}: {error}") from None
+        return cls(_parse(_read(path)), path)
 
     def inlined(self) -> ModelProto:
         """A copy of the model in which the changed tensors are inline; others stay where they are."""
@@ -126,6 +121,9 @@ def _check_header(proto: ModelProto) -> None:
         raise InvalidModelError("not an ONNX model, or cut short: there is no graph in it")
     if proto.ir_version < 1:
         raise InvalidModelError(f"not an ONNX model, or cut short: IR version {proto.ir_version}")
+    if proto.ir_version > onnx.IR_VERSION:
+        known = f"onnx {onnx.__version__} knows 1 to {onnx.IR_VERSION}"
+        raise InvalidModelError(f"IR version {proto.ir_version} is unknown: {known} (update onnx?)")
     if proto.ir_version >= 3 and not proto.opset_import:
         raise InvalidModelError("no opset_import: the file is cut short, or was not written as IR >= 3 requires")
     versions = {entry.version for entry in proto.opset_import if entry.domain in ONNX_DOMAINS}

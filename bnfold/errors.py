@@ -1,7 +1,8 @@
 """Every error bnfold raises on purpose. Each carries the exit code that the CLI ends with.
 
 0 done or nothing to do; 1 the check found something; 2 usage, unreadable, invalid or unsafe input;
-3 could not verify; 70 our own bug. A message says what is wrong, where, and what to do.
+3 could not verify; 70 our own bug; 130 interrupted, by the convention of shells. A message says what is
+wrong, where, and what to do.
 """
 
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ EXIT_FOUND = 1
 EXIT_INVALID = 2
 EXIT_UNVERIFIED = 3
 EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
 
 
 class BnfoldError(Exception):

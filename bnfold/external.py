@@ -49,7 +49,9 @@ def external_range(tensor: TensorProto, folder: Path | None) -> ExternalRange:
     length = _number(fields["length"], where) if "length" in fields else needed
     if needed is not None and length != needed:
         raise InvalidModelError(f"{where}: shape {list(tensor.dims)} needs {needed} bytes, 'length' says {length}")
-    if length is None or offset + length > size:
+    if length is None:
+        raise InvalidModelError(f"{where}: there is no 'length', and type {tensor.data_type} has no size of its own")
+    if offset + length > size:
         raise InvalidModelError(
             f"{where}: {printable(location)} has {size} bytes, too short for {length} bytes at offset {offset}"
         )

@@ -70,7 +70,11 @@ class GraphFacts:
         self.opsets = {_domain(entry.domain): entry.version for entry in model.opset_import}
         self.inputs: dict[str, ValueInfoProto] = {value.name: value for value in self.graph.input}
         self.outputs = {value.name for value in self.graph.output}
-        self.constants: dict[str, Tensor] = {t.name: StoredTensor(t, folder) for t in self.graph.initializer}
+        self.constants: dict[str, Tensor] = {}
+        for tensor in self.graph.initializer:
+            if tensor.name in self.constants:
+                raise InvalidModelError(f"there are two initializers called {printable(tensor.name)!r}")
+            self.constants[tensor.name] = StoredTensor(tensor, folder)
         self.sparse = {tensor.values.name for tensor in self.graph.sparse_initializer}
         self.pinned = set(_names_pinned_elsewhere(model))
         self.producers: dict[str, int] = {}
@@ -84,13 +88,14 @@ class GraphFacts:
         self._positions: dict[int, int] = {}
         self.order: Sequence[int] = range(len(self.nodes))
         self._index_nodes()
+        self._check_outputs()
 
     def _index_nodes(self) -> None:
         known = self.inputs.keys() | self.constants.keys() | self.sparse | {""}
         in_order = True
         for i, node in enumerate(self.nodes):
-            in_order = in_order and all(name in known or name in self.producers for name in node.input)
-            self._index_reads(i, node)
+            reads = self._index_reads(i, node)
+            in_order = in_order and all(name in known or name in self.producers for name in reads)
             for value in filter(None, node.output):
                 if value in self.producers or value in known:
                     raise InvalidModelError(
@@ -103,22 +108,31 @@ class GraphFacts:
             if self._is_constant_node(i):
                 self._constant_nodes.add(i)
 
-    def _index_reads(self, i: int, node: NodeProto) -> None:
+    def _check_outputs(self) -> None:
+        for name in sorted(self.outputs):
+            if not (name in self.producers or name in self.inputs or name in self.constants or name in self.sparse):
+                raise InvalidModelError(f"nothing produces {printable(name)!r}, an output of the model")
+
+    def _index_reads(self, i: int, node: NodeProto) -> list[str]:
+        """Note what the node reads, its nested graphs included; returns the names."""
+        captured = sorted(captures(node))
         for index, value in enumerate(node.input):
             if value:
                 self.uses.setdefault(value, {})[Use(i, index)] = None
-        for value in captures(node):
+        for value in captured:
             self.uses.setdefault(value, {})[Use(i, -1)] = None
+        return [*node.input, *captured]
 
     def _sort(self, known: AbstractSet[str]) -> list[int]:
         """A topological order, for the files whose nodes are in none. Runtimes take those, and so do we."""
         waiting: dict[int, int] = {}
         readers: dict[int, list[int]] = {}
         for i, node in enumerate(self.nodes):
-            for name in node.input:
+            reads = [*node.input, *sorted(captures(node))]
+            for name in reads:
                 if name not in known and name not in self.producers:
                     raise InvalidModelError(f"{label(node)} reads {printable(name)!r}, which nothing produces")
-            sources = {self.producers[name] for name in node.input if name in self.producers}
+            sources = {self.producers[name] for name in reads if name in self.producers}
             waiting[i] = len(sources)
             for source in sources:
                 readers.setdefault(source, []).append(i)
@@ -285,7 +299,7 @@ def int_attribute(node: NodeProto, name: str, default: int) -> int:
     Raises:
         InvalidModelError: it is of another type.
     """
-    entry = _attribute(node, name, AttributeProto.INT)
+    entry = _attribute(node, name, AttributeProto.INT, "i")
     return default if entry is None else entry.i
 
 
@@ -295,14 +309,15 @@ def float_attribute(node: NodeProto, name: str, default: float) -> float:
     Raises:
         InvalidModelError: it is of another type.
     """
-    entry = _attribute(node, name, AttributeProto.FLOAT)
+    entry = _attribute(node, name, AttributeProto.FLOAT, "f")
     return default if entry is None else entry.f
 
 
-def _attribute(node: NodeProto, name: str, kind: int) -> AttributeProto | None:
+def _attribute(node: NodeProto, name: str, kind: int, field: str) -> AttributeProto | None:
     for entry in node.attribute:
         if entry.name == name:
-            if entry.ref_attr_name or entry.type not in (kind, AttributeProto.UNDEFINED):  # IR 1 has no types
+            typed = entry.type == kind or (entry.type == AttributeProto.UNDEFINED and entry.HasField(field))
+            if entry.ref_attr_name or not typed:  # IR 1 files have values without a type
                 raise InvalidModelError(
                     f"attribute {name} of {label(node)} is not of the type that the spec gives it"
                 )

@@ -142,7 +142,7 @@ _TEXT: dict[Code, tuple[str, str]] = {
         "",
     ),
     Code.UNKNOWN_VERSION: (
-        "the operator's version in this opset is newer than bnfold knows",
+        "the operator's version is not stated, or is newer than bnfold knows",
         "update bnfold, or export with an older opset",
     ),
     Code.IN_SUBGRAPH: (

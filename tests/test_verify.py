@@ -155,7 +155,7 @@ def test_swapped_outputs_are_different():
     nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Neg", ["x"], ["z"])]
     original = model(nodes, [], (1, 2), outputs=("y", "z"))
     folded = model(nodes, [], (1, 2), outputs=("z", "y"))
-    assert "outputs are ['z', 'y'] instead of ['y', 'z']" in verdict(original, folded).reason
+    assert "outputs are 'z', 'y' instead of 'y', 'z'" in verdict(original, folded).reason
 
 
 def one_op(op: str, **attributes) -> ModelProto:

@@ -88,6 +88,8 @@ def source(facts: GraphFacts, index: int) -> Source | Refusal:
 
 
 def _not_inference(facts: GraphFacts, node: NodeProto) -> Refusal | None:
+    if "" not in facts.opsets and facts.model.ir_version >= 3:
+        return Refusal(Code.UNKNOWN_VERSION, "the model does not say which version of the standard operators it uses")
     version = _version(facts.opset())
     if version not in KNOWN_VERSIONS:
         return Refusal(Code.UNKNOWN_VERSION, f"{label(node)} is BatchNormalization-{version}, unknown to this bnfold")

@@ -9,8 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from bnfold.errors import UsageError
+from bnfold.text import printable
 from bnfold.verify.compare import OutputComparison
+from bnfold.verify.runtime import full_name
 
+LARGEST_SIZE = 2**31 - 1
 Verdict = Literal["equal", "different", "not verified"]
 Progress = Callable[[str, int, int], None]
 
@@ -34,6 +38,23 @@ class VerifyOptions:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dims: Mapping[str, int] = field(default_factory=dict)
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense, before any work is done.
+
+        Raises:
+            UsageError: no provider or an unknown one, no trials, a size below 1 or beyond reason.
+        """
+        if not self.providers:
+            raise UsageError("no provider is given; choose cpu, cuda or reference")
+        for provider in self.providers:
+            full_name(provider)
+        if self.trials < 1:
+            raise UsageError(f"{self.trials} trials compare nothing; at least 1 is needed")
+        sizes = [*self.dims.items(), *((name, size) for name, shape in self.shapes.items() for size in shape)]
+        for name, size in sizes:
+            if not 1 <= size <= LARGEST_SIZE:
+                raise UsageError(f"size {size} for {printable(name)!r} is out of range: 1 to {LARGEST_SIZE}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,8 @@ class OutputComparison:
         relative: max_abs / scale.
         limit: what `relative` may be.
         ulps: `relative` in unit roundoffs of the type, doubled: 1 is one unit in the last place of the scale.
-        finite: whether any element of the reference is finite.
+        finite: whether any element of the reference is finite, or it has none.
+        elements: how many elements were compared.
     """
 
     name: str
@@ -51,6 +52,7 @@ class OutputComparison:
     limit: float = 0.0
     ulps: float = 0.0
     finite: bool = True
+    elements: int = 0
 
 
 def compare_outputs(
@@ -109,7 +111,7 @@ def _compare_exact(name: str, reference: Array, found: Array) -> OutputCompariso
     wrong = int(np.count_nonzero(reference != found))
     if wrong:
         return OutputComparison(name, equal=False, problem=f"{wrong} of {reference.size} elements differ")
-    return OutputComparison(name, equal=True)
+    return OutputComparison(name, equal=True, elements=reference.size)
 
 
 def _compare_floats(name: str, reference: Array, found: Array, precision: np.dtype) -> OutputComparison:
@@ -126,12 +128,12 @@ def _compare_floats(name: str, reference: Array, found: Array, precision: np.dty
         )
         return OutputComparison(name, equal=False, problem=problem, limit=limit, finite=bool(finite.any()))
     if not finite.any():
-        return OutputComparison(name, equal=True, limit=limit, finite=not first.size)
+        return OutputComparison(name, equal=True, limit=limit, finite=not first.size, elements=first.size)
     scale = float(np.abs(first[finite]).max())
     max_abs = float(np.abs(second[finite] - first[finite]).max())
     relative = max_abs / scale if scale else (0.0 if max_abs == 0 else float("inf"))
     return OutputComparison(
-        name, relative <= limit, max_abs=max_abs, scale=scale, relative=relative, limit=limit,
+        name, relative <= limit, elements=first.size, max_abs=max_abs, scale=scale, relative=relative, limit=limit,
         ulps=relative / (2 * unit_roundoff(precision)),
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ network does not say which sizes it can take, so there is a short list of attemp
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +26,16 @@ class InputSpec:
     Attributes:
         name: of the input.
         dtype: numpy's; None where it is no plain tensor (sequence, optional).
-        shape: sizes; None or a symbol where free; None as a whole where not even the rank is known.
+        shape: sizes; None or a symbol where free; None as a whole for a scalar, or where the rank is not known.
     """
 
     name: str
     dtype: np.dtype | None
     shape: tuple[int | str | None, ...] | None
+
+    def __str__(self) -> str:
+        sizes = ", ".join("?" if size is None else printable(str(size)) for size in self.shape or ())
+        return f"'{printable(self.name)}' {self.dtype or 'of no tensor type'} ({sizes})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ class Sizes:
     channels: int = 3
 
 
+MOST_ELEMENTS = 2**28
 ATTEMPTS = (
     Sizes(2, 64, 16), Sizes(2, 224, 128), Sizes(1, 224, 16), Sizes(2, 32, 8), Sizes(1, 64, 1, channels=1),
     Sizes(1, 512, 64),
@@ -75,6 +81,9 @@ def choose_shapes(
                 symbols[key] = chosen[key] = _size(sizes, axis, len(spec.shape or ()))
             whole.append(symbols[key])
         result[spec.name] = tuple(whole)
+    for name, shape in result.items():
+        if prod(shape) > MOST_ELEMENTS:
+            raise UsageError(f"input {printable(name)!r} of shape {list(shape)} is too large to make up")
     return result, chosen
 
 
@@ -156,10 +165,11 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     Raises:
         UsageError: it is not of that form.
     """
-    match = re.fullmatch(r"(.+?):\[?((?:\d+(?:[,x]\d+)*)?)\]?", text.replace(" ", ""))
-    if match is None:
+    name, _, sizes = text.rpartition(":")
+    sizes = re.sub(r"\s", "", sizes).removeprefix("[").removesuffix("]")
+    if not name or not re.fullmatch(r"(\d{1,10}([,x]\d{1,10})*)?", sizes, re.ASCII):
         raise UsageError(f"--shape {printable(text)}: expected NAME:1,3,224,224")
-    return match[1], tuple(int(size) for size in re.split("[,x]", match[2]) if size)
+    return name, tuple(int(size) for size in re.split("[,x]", sizes) if size)
 
 
 def parse_dim(text: str) -> tuple[str, int]:
@@ -169,6 +179,6 @@ def parse_dim(text: str) -> tuple[str, int]:
         UsageError: it is not of that form.
     """
     name, _, number = text.rpartition("=")
-    if not name or not number.isdigit() or int(number) < 1:
+    if not name or not re.fullmatch(r"\d{1,10}", number, re.ASCII) or int(number) < 1:
         raise UsageError(f"--dim {printable(text)}: expected SYMBOL=SIZE, such as N=2")
     return name, int(number)

@@ -53,6 +53,8 @@ def _verify_on(
         pair = _load(provider, original, folded, options)
     except CannotRunError as error:
         return ProviderRun(provider, "", "not verified", str(error))
+    if not pair.original.outputs:
+        return ProviderRun(provider, "", "not verified", "the model has no outputs: nothing can be compared")
     problem = _interface_problem(pair)
     run = ProviderRun(pair.original.provider, pair.original.runtime, "different", problem)
     if not problem:
@@ -109,10 +111,15 @@ def _interface_problem(pair: _Pair) -> str:
     if isinstance(pair.folded, _Unloadable):
         return f"the folded model does not load: {pair.folded.reason}"
     if pair.original.outputs != pair.folded.outputs:
-        return f"the outputs are {pair.folded.outputs} instead of {pair.original.outputs}"
+        return f"the outputs are {_named(pair.folded.outputs)} instead of {_named(pair.original.outputs)}"
     if pair.original.inputs != pair.folded.inputs:
-        return f"the inputs are {pair.folded.inputs} instead of {pair.original.inputs}"
+        found, expected = (", ".join(map(str, runner.inputs)) for runner in (pair.folded, pair.original))
+        return f"the inputs are {found} instead of {expected}"
     return ""
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(repr(printable(name)) for name in names)
 
 
 def _run_trials(pair: _Pair, run: ProviderRun, options: VerifyOptions, progress: Progress | None) -> ProviderRun:
@@ -213,8 +220,8 @@ def _judge(run: ProviderRun) -> ProviderRun:
     wrong = [output for output in run.outputs if not output.equal]
     if wrong:
         return replace(run, verdict="different", reason=_difference(wrong[0]))
-    if not run.outputs:
-        return replace(run, verdict="not verified", reason="the model has no outputs: nothing was compared")
+    if not any(output.elements for output in run.outputs):
+        return replace(run, verdict="not verified", reason="all outputs are empty: nothing was compared")
     if not any(output.finite for output in run.outputs):
         reason = "the original's outputs are all NaN or infinite: nothing to compare"
         return replace(run, verdict="not verified", reason=reason)
@@ -223,9 +230,9 @@ def _judge(run: ProviderRun) -> ProviderRun:
 
 def _difference(output: OutputComparison) -> str:
     if output.problem:
-        return f"output '{output.name}': {output.problem}"
+        return f"output '{printable(output.name)}': {output.problem}"
     return (
-        f"output '{output.name}' differs by {output.max_abs:.3g}, {output.relative:.3g} of its scale; "
+        f"output '{printable(output.name)}' differs by {output.max_abs:.3g}, {output.relative:.3g} of its scale; "
         f"the limit is {output.limit:.3g}"
     )
 

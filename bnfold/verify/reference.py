@@ -130,7 +130,7 @@ def _spec(value: ValueInfoProto) -> InputSpec:
     if not tensor.HasField("shape"):
         return InputSpec(value.name, dtype, None)
     dims = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim)
-    return InputSpec(value.name, dtype, dims)
+    return InputSpec(value.name, dtype, dims or None)
 
 
 def _short(error: Exception) -> str:

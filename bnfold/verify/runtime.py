@@ -64,6 +64,8 @@ class OrtRunner:
             import onnxruntime as ort
         except ImportError:
             raise CannotRunError(INSTALL) from None
+        if not hasattr(ort, "InferenceSession"):  # what uninstalling one of the two packages leaves of the other
+            raise CannotRunError(INSTALL)
         if provider == _PROVIDERS["cuda"] and hasattr(ort, "preload_dlls"):
             ort.preload_dlls()
         if provider not in ort.get_available_providers():
@@ -100,7 +102,8 @@ class OrtRunner:
 def _spec(value: Any) -> InputSpec:
     kind = value.type.removeprefix("tensor(").removesuffix(")")
     dtype = _NUMPY.get(kind) if value.type.startswith("tensor(") else None
-    return InputSpec(value.name, None if dtype is None else np.dtype(dtype), tuple(value.shape))
+    shape = tuple(value.shape) or None  # onnxruntime says [] for a scalar and for an unknown rank alike
+    return InputSpec(value.name, None if dtype is None else np.dtype(dtype), shape)
 
 
 def _first_line(error: Exception) -> str:
