@@ -302,9 +302,12 @@ class _Finish:
         with staged(self.result._document, target, unchanged=False) as stage:  # noqa: SLF001 - same module
             if verify:
                 self._verify(self.source, stage.path)
-            written = stage.bytes
+            written, used = stage.bytes, {path.name for path in stage.data}
             stage.commit()
         self._say("written", target, written)
+        if target == self.source:
+            old = tuple(sorted(self.result._document.data_files - used))  # noqa: SLF001 - same module
+            self.result.report = replace(self.result.report, superseded=old)
 
     def keep_in_memory(self, *, verify: bool) -> None:
         """No output: verify from memory, or from a temporary folder where there is external data."""

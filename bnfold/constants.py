@@ -25,12 +25,15 @@ def read_constant(facts: GraphFacts, value: str, role: str, absent: Code) -> Con
 
 
 def _why_not(facts: GraphFacts, value: str, role: str, absent: Code) -> Refusal:
+    value = facts.through_identity(value)
     if value in facts.sparse:
         return Refusal(Code.SPARSE_WEIGHT, f"{role}, {printable(value)!r}, is a sparse initializer")
     producer = facts.producer(value)
     if producer is None:
         return Refusal(absent, f"{role}, {printable(value)!r}, is {'a model input' if value else 'missing'}")
     by = label(facts.nodes[producer])
+    if facts.op(producer) == "Constant" and facts.nodes[producer].attribute[0].name == "sparse_value":
+        return Refusal(Code.SPARSE_WEIGHT, f"{role} is the sparse tensor of {by}", by)
     if facts.op(producer) == "DequantizeLinear":
         return Refusal(Code.QUANTIZED_WEIGHT, f"{role} comes out of {by}", by)
     return Refusal(absent, f"{role} is computed at run time by {by}", by)

@@ -201,7 +201,7 @@ class GraphFacts:
 
     def constant(self, value: str) -> Constant | None:
         """The constant behind `value`: an initializer, a Constant node, or what pure operators make of those."""
-        value = self._through_identity(value)
+        value = self.through_identity(value)
         if value in self.constants:
             tensor = self.constants[value]
             return Constant(value, tensor, prod(tensor.shape), self._overridable([value]))
@@ -221,7 +221,8 @@ class GraphFacts:
     def _value_of(self, node: int) -> Tensor | None:
         return self._computed.get(self.nodes[node].output[0])
 
-    def _through_identity(self, value: str) -> str:
+    def through_identity(self, value: str) -> str:
+        """The value that `value` is a copy of, through any number of Identity nodes; often itself."""
         while (node := self.producer(value)) is not None and self.op(node) == "Identity":
             value = self.only_input(node)
         return value

@@ -84,7 +84,9 @@ def _used_elsewhere(facts: GraphFacts, producer: int, value: str) -> Refusal | N
     if captured:
         inside = label(facts.nodes[captured[0].node])
         return Refusal(Code.CAPTURED_BY_SUBGRAPH, f"{shown!r}, made by {at}, is read inside {inside}", at)
-    if len(uses) > 1 or value in facts.pinned:
+    if value in facts.pinned:
+        return Refusal(Code.PRODUCER_SHARED, f"{shown!r}, made by {at}, is referred to by an annotation", at)
+    if len(uses) > 1:
         others = ", ".join(sorted({label(facts.nodes[use.node]) for use in uses})[:4])
         return Refusal(Code.PRODUCER_SHARED, f"{shown!r}, made by {at}, is read {len(uses)} times: {others}", at)
     return None

@@ -51,10 +51,10 @@ def round_once(values: Float64Array, dtype: np.dtype) -> Array:
 
 def scale_and_round(source: Array, factor: Float64Array, dtype: np.dtype) -> Array:
     """The product source * factor, in float64, rounded once into `dtype`; `factor` broadcasts against `source`."""
-    if dtype == BFLOAT16:
-        return round_once(to_float64(source) * factor, dtype)
     out = np.empty(source.shape, dtype)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if dtype == BFLOAT16:
+            return round_once(to_float64(source) * factor, dtype)
         # The ufunc converts in cache-sized pieces on both sides: no float64 copy of the whole weight is made.
         np.multiply(source, factor, out=out, dtype=np.float64, casting="unsafe")
     return out
@@ -76,8 +76,8 @@ def map_peaks(array: Array, axis: int) -> Float64Array:
     others = tuple(i for i in range(array.ndim) if i != axis)
     if array.size == 0:
         return np.zeros(array.shape[axis])
-    high = to_float64(array.max(axis=others))
-    low = to_float64(array.min(axis=others))
+    with np.errstate(invalid="ignore"):  # NaN among bfloat16
+        high, low = to_float64(array.max(axis=others)), to_float64(array.min(axis=others))
     peaks: Float64Array = np.maximum(high, -low)
     return peaks
 

@@ -63,6 +63,7 @@ class Report:
         before, after: the model in numbers; `after` is None for `inspect`.
         renamed: values whose contents changed and that got a new name, old to new.
         frozen: overridable initializers that were taken for constants and removed from the inputs.
+        superseded: data files of the model as it was that it no longer uses (in place).
         verification: None where nothing was verified.
         status: in one word what the outcome is, such as "folded" or "nothing to fold".
         output: the file written; None where none was.
@@ -79,6 +80,7 @@ class Report:
     after: ModelFacts | None = None
     renamed: tuple[tuple[str, str], ...] = ()
     frozen: tuple[str, ...] = ()
+    superseded: tuple[str, ...] = ()
     verification: Verification | None = None
     status: str = ""
     output: str | None = None

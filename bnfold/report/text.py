@@ -75,6 +75,9 @@ def _fold(console: Console, report: Report, *, boxes: bool, verbose: bool) -> No
         _line(console, f"renamed: {printable(old)} -> {printable(new)} (its contents changed)")
     if report.frozen:
         _line(console, f"no longer inputs of the model: {', '.join(map(printable, report.frozen))}", "yellow")
+    if report.superseded:
+        names = ", ".join(map(printable, report.superseded))
+        _line(console, f"no longer used by this model: {names} (remove it if nothing else needs it)", "yellow")
     if report.verification is not None:
         for run in report.verification.runs:
             _line(console, *_verdict(run))

@@ -69,8 +69,9 @@ def _absorb(
     assert dtype is not None
     old_bias = np.zeros(affine.maps) if bias is None else bias.tensor.exact()
     factor = affine.scale.reshape(-1, *[1] * (len(weight.tensor.shape) - 1))
-    new_weight = scaled(weight.tensor, factor, dtype)
-    new_bias = ExactTensor(affine.scale * old_bias + affine.shift, dtype)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is a fault, below
+        new_weight = scaled(weight.tensor, factor, dtype)
+        new_bias = ExactTensor(affine.scale * old_bias + affine.shift, dtype)
     fault = _weight_fault(label(node), new_weight) or _bias_fault(label(node), old_bias, new_bias)
     if fault is not None:
         return fault

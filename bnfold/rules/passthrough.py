@@ -23,19 +23,23 @@ def pull_identity(facts: GraphFacts, index: int, affine: ChannelAffine) -> Step 
 def pull_dropout(facts: GraphFacts, index: int, affine: ChannelAffine) -> Step | Refusal:
     """Ask the input, where nothing is dropped and nobody reads the mask."""
     node = facts.nodes[index]
-    if not _is_inference(facts, index):
+    mode = _training_mode(facts, index)
+    if mode is None:
         message = f"{label(node)} may be in training mode: it drops activations at random"
         return Refusal(Code.TRAINING_DROPOUT_BETWEEN, message, label(node))
     if any(name and not facts.is_free(name) for name in node.output[1:]):
         return Refusal(Code.TRAINING_DROPOUT_BETWEEN, f"the mask of {label(node)} is used", label(node))
-    return Step(asks=((facts.only_input(index), affine),))
+    return Step(asks=((facts.only_input(index), affine),), frozen=mode)
 
 
-def _is_inference(facts: GraphFacts, index: int) -> bool:
+def _training_mode(facts: GraphFacts, index: int) -> tuple[str, ...] | None:
+    """None where the Dropout may drop something; else the overridable initializers that say it does not."""
     node = facts.nodes[index]
     if facts.opset() < 7:
-        return bool(int_attribute(node, "is_test", 0))
+        return () if int_attribute(node, "is_test", 0) else None
     if facts.opset() < 12 or len(node.input) < 3 or not node.input[2]:
-        return True
+        return ()
     mode = facts.constant(node.input[2])
-    return mode is not None and not mode.overridable and not mode.tensor.array().any()
+    if mode is None or mode.tensor.array().any() or (mode.overridable and not facts.freeze_inputs):
+        return None
+    return mode.overridable

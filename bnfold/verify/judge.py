@@ -4,15 +4,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-
 from bnfold.text import printable
 from bnfold.verify import Progress, ProviderRun, Verification, VerifyOptions, combine
 from bnfold.verify.compare import OutputComparison, compare_outputs
 from bnfold.verify.feeds import ATTEMPTS, Feeds, choose_shapes, make_feeds, nudge
 from bnfold.verify.reference import ReferenceRunner, storage_type
-from bnfold.verify.runtime import CannotRunError, OrtRunner, Runner, full_name
+from bnfold.verify.runtime import CannotRunError, OrtRunner, Runner, full_name, load_graph
 
 Model = Path | bytes
 
@@ -189,16 +186,9 @@ def _compare_once(pair: _Pair, feeds: Feeds, reference: list[Any], seed: int) ->
             return outputs
         if not all(output.equal for output in compare_outputs(names, reference, pair.original.run(feeds))):
             return None
-    outputs = compare_outputs(names, reference, found, _storage_type(pair.model))
+    outputs = compare_outputs(names, reference, found, storage_type(load_graph(pair.model)))
     noise = compare_outputs(names, reference, pair.original.run(nudge(feeds, seed)))
     return [_within_noise(output, floor) for output, floor in zip(outputs, noise, strict=False)]
-
-
-def _storage_type(model: Model) -> np.dtype | None:
-    """Read the model once more, only where a difference calls for it."""
-    if isinstance(model, Path):
-        return storage_type(onnx.load(model, load_external_data=False))
-    return storage_type(onnx.load_model_from_string(model))
 
 
 def _within_noise(output: OutputComparison, floor: OutputComparison) -> OutputComparison:

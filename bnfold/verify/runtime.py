@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import onnx
 
 from bnfold.errors import UsageError
 from bnfold.verify.feeds import Feeds, InputSpec
@@ -73,6 +74,8 @@ class OrtRunner:
                 f"onnxruntime {ort.__version__} has no {provider} here: it needs an NVIDIA GPU and "
                 "pip install 'bnfold[cuda]'"
             )
+        if _kills_onnxruntime(load_graph(model)):
+            raise CannotRunError("empty names for absent outputs of a BatchNormalization crash it")
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
@@ -97,6 +100,21 @@ class OrtRunner:
             return list(self._session.run(None, feeds))
         except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no base class
             raise CannotRunError(_first_line(error)) from None
+
+
+def load_graph(model: Path | bytes) -> onnx.ModelProto:
+    """The model, without its external data."""
+    if isinstance(model, Path):
+        return onnx.load(model, load_external_data=False)
+    return onnx.load_model_from_string(model)
+
+
+def _kills_onnxruntime(proto: onnx.ModelProto) -> bool:
+    """Onnxruntime 1.32 dies (SIGSEGV) of a BatchNormalization-7 or -9 with outputs that are listed but empty."""
+    versions = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
+    if not versions or versions[0] >= 14:
+        return False
+    return any(node.op_type == "BatchNormalization" and "" in node.output for node in proto.graph.node)
 
 
 def _spec(value: Any) -> InputSpec:
