@@ -394,3 +394,77 @@ def test_models_verify_on_cuda(path):
     result = bnfold.fold(path, providers=("cuda",))
     assert result.verification
     assert result.verification.runs[0].provider == "CUDAExecutionProvider"
+
+
+def test_the_reference_widens_every_float_it_meets():
+    """Constants, Casts, typed attributes, branches and functions: all computed in float64."""
+    branch = helper.make_graph(
+        [helper.make_node("Add", ["h", "third"], ["t"])],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("t", TensorProto.FLOAT16, None)],
+        [tensor("third", [1 / 3], np.float16)],
+    )
+    function = helper.make_function(
+        "local", "scale", ["a"], ["b"],
+        [helper.make_node("Constant", [], ["k"], value_floats=[0.1]), helper.make_node("Mul", ["a", "k"], ["b"])],
+        [helper.make_opsetid("", 17)],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("Constant", [], ["cond"], value=tensor("", True, np.bool_)),  # noqa: FBT003
+        helper.make_node("Constant", [], ["tenth"], value_float=0.1),
+        helper.make_node("Mul", ["x", "tenth"], ["m"]),
+        helper.make_node("Cast", ["m"], ["h"], to=TensorProto.FLOAT16),
+        helper.make_node("If", ["cond"], ["i"], then_branch=branch, else_branch=branch),
+        helper.make_node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("scale", ["f"], ["y"], domain="local"),
+    ]
+    proto = model(nodes, [], (1, 2))
+    proto.functions.append(function)
+    proto.opset_import.append(helper.make_opsetid("local", 1))
+    x = np.float32([[1, 3]])
+    found = ReferenceRunner(proto.SerializeToString()).run({"x": x})[0]
+    tenth, third = float(np.float32(0.1)), float(np.float16(1 / 3))
+    np.testing.assert_allclose(found, (x.astype(np.float64) * tenth + third) * tenth, rtol=1e-15)
+
+
+def test_float64_cannot_arbitrate_what_it_cannot_run():
+    """Where the reference evaluator lacks an operator, a difference stays a difference."""
+    original = cancelling()
+    original.graph.node.append(helper.make_node("Gelu", ["y"], ["z"], domain="com.microsoft"))
+    original.graph.output[0].name = "z"
+    original.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    assert verdict(original, bnfold.fold(original, verify=False).model).verdict == "different"
+
+
+def test_a_folded_model_that_fails_at_run_time_is_different():
+    """It loads, the original runs, and it does not: that is no `not verified`."""
+    original = conv_bn(x=("N", 3, 9, 9))
+    original.graph.node.append(helper.make_node("Reshape", ["y", "shape"], ["z"]))
+    original.graph.output[0].name = "z"
+    original.graph.initializer.append(tensor("shape", [-1], np.int64))
+    found = verdict(original, changed(original, "shape", lambda _: np.array([3, -1])))
+    assert found.verdict == "different"
+    broken = verdict(original, changed(original, "shape", lambda _: np.array([11, -1])))
+    assert broken.verdict == "different"
+    assert "does not run" in broken.reason
+
+
+def test_inputs_that_cannot_be_made_up_are_named():
+    """A sequence input is not verified, and the reason names it."""
+    kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+    proto = one_op("Relu")
+    proto.graph.input.append(helper.make_value_info("many", kind))
+    found = verdict(proto, proto)
+    assert found.verdict == "not verified"
+    assert "'many'" in found.reason
+
+
+def test_options_that_compare_nothing_are_refused():
+    """No provider, no trial, no elements, or more than any machine holds: usage errors, before any work."""
+    for options in ({"providers": ()}, {"trials": 0}, {"dims": {"N": 0}}, {"shapes": {"x": (1, 2**40)}}):
+        with pytest.raises(UsageError):
+            VerifyOptions(**options)
+    original = conv_bn(x=("N", 3, 9, 9))
+    with pytest.raises(UsageError, match="too large to make up"):
+        verdict(original, original, dims={"N": 2**30})
