@@ -20,6 +20,13 @@ from bnfold.tensors import ArrayTensor, StoredTensor, Tensor, of_attributes
 from bnfold.text import printable
 
 ONNX_DOMAINS = ("", "ai.onnx")
+SAME_TYPE = frozenset(  # operators whose output has the element type of their first input
+    ["Abs", "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "ConvTranspose", "Div", "Dropout",
+     "Elu", "Expand", "Flatten", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish",
+     "Identity", "InstanceNormalization", "LeakyRelu", "MatMul", "Max", "MaxPool", "Min", "Mish", "Mul", "Neg", "Pad",
+     "PRelu", "ReduceMean", "Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Softmax", "Split", "Squeeze", "Sub",
+     "Sum", "Tanh", "Transpose", "Unsqueeze"]
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +89,9 @@ class GraphFacts:
         self._local_functions = {(_domain(f.domain), f.name) for f in model.functions}
         self._constant_nodes: set[int] = set()
         self._computed: dict[str, Tensor | None] = {}
-        self._declared: dict[str, int] | None = None
+        infos = (*self.graph.input, *self.graph.value_info, *self.graph.output)
+        self._types: dict[str, int] = {v.name: t for v in infos if (t := v.type.tensor_type.elem_type)}
+        self._types |= {t.name: t.data_type for t in self.graph.initializer}
         self._taken: set[str] | None = None
         self._counts: dict[str, int] = {}
         self._positions: dict[int, int] = {}
@@ -212,7 +221,7 @@ class GraphFacts:
         for index in below:
             self._compute(index)
         computed = self._computed[value]
-        reads = {name for index in below for name in self.nodes[index].input}
+        reads = {name for index in below for name in inputs_that_matter(self.nodes[index])}
         held = [self.constants[name] for name in reads if name in self.constants]
         held += [made for index in below if self.op(index) == "Constant" and (made := self._value_of(index))]
         elements = sum(prod(tensor.shape) for tensor in held)
@@ -263,17 +272,27 @@ class GraphFacts:
                 self._computed[output] = None
                 return
             else:
-                inputs[name] = np.zeros(0, self._declared_type(name))
+                dtype = self.value_type(name)
+                if dtype is None:
+                    self._computed[output] = None
+                    return
+                inputs[name] = np.zeros(0, dtype)
         result = evaluate(proto, inputs, self.opset())
         self._computed[output] = None if result is None else ArrayTensor(result)
 
-    def _declared_type(self, value: str) -> np.dtype:
-        """The type of a run-time value, where the model says it; float32 otherwise."""
-        if self._declared is None:
-            infos = (*self.graph.input, *self.graph.value_info)
-            self._declared = {info.name: info.type.tensor_type.elem_type for info in infos}
-        kind = self._declared.get(value) or TensorProto.FLOAT
-        return np.dtype(helper.tensor_dtype_to_np_dtype(kind))
+    def value_type(self, value: str) -> np.dtype | None:
+        """The element type of a value, declared or by what makes it; None where neither tells."""
+        path: list[str] = []
+        kind: int | None = None
+        while not kind:
+            path.append(value)
+            kind = self._types.get(value)
+            producer = self.producer(value)
+            if kind is not None or producer is None or self.op(producer) not in SAME_TYPE:
+                break
+            value = self.only_input(producer)
+        self._types |= dict.fromkeys(path, kind or TensorProto.UNDEFINED)
+        return np.dtype(helper.tensor_dtype_to_np_dtype(kind)) if kind else None
 
     def _overridable(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of the names that a caller may feed another value for (below IR 4 all initializers are inputs)."""

@@ -222,12 +222,12 @@ def of_attributes(node: onnx.NodeProto, folder: Path | None) -> Tensor | None:
 
 def write_into(proto: TensorProto, tensor: Tensor) -> None:
     """Make `proto` hold the numbers of `tensor`, inline. Its name, doc string and metadata stay."""
+    array = tensor.array()  # first: what is cleared next may be what it is computed from
     for name in (
         "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data",
         "external_data", "data_location", "segment", "dims",
     ):  # fmt: skip
         proto.ClearField(name)
-    array = tensor.array()
     proto.data_type = onnx_type(tensor)
     proto.dims.extend(array.shape)
     proto.raw_data = array.tobytes()

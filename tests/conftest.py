@@ -111,7 +111,7 @@ def initializer(proto: ModelProto, name: str) -> Any:
 
 @pytest.fixture
 def save(tmp_path: Path) -> Any:
-    """Write a model into the test's folder: save(proto, "m.onnx") -> path."""
+    """A function that writes a model into the test's folder and returns its path."""
 
     def write(proto: ModelProto, name: str = "model.onnx") -> Path:
         path = tmp_path / name

@@ -242,11 +242,11 @@ def test_folding_in_place_twice_changes_nothing_the_second_time(tmp_path: Path, 
 
 @pytest.mark.parametrize("name", ["model.onnx.data", "weights.bin"])
 def test_folding_in_place_leaves_at_most_one_new_file(name: str, tmp_path: Path) -> None:
-    """Old data stays where it is, also under the name that the new data would have; the new is no larger."""
+    """Old data stays where it is, whatever its name, and the report says that it is unused; the new is no larger."""
     proto = shaped(conv_bn((32, 16, 3, 3), x=(1, 16, 8, 8)), 1, 32, 6, 6)
     source = externalise(proto, tmp_path / "model.onnx", file=name, align=4096)
     old = (tmp_path / name).read_bytes()
-    bnfold.fold(source, in_place=True)
+    assert bnfold.fold(source, in_place=True).report.superseded == (name,)
     assert (tmp_path / name).read_bytes() == old
     new = [file for file in tmp_path.iterdir() if file.name not in (name, "model.onnx")]
     assert len(new) == 1

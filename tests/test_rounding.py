@@ -34,7 +34,7 @@ NUMBERS = {dtype: every_number(dtype) for dtype in HALF_TYPES}
 
 
 def nearest_even(value, dtype):
-    """Nearest number of a 16-bit type by comparing fractions; ties to the even bit pattern; overflow by half a step."""
+    """Nearest number of a 16-bit type by comparing fractions; ties to the even bits; overflow from half a step on."""
     numbers = NUMBERS[dtype]
     exact = Fraction(value)
     top = Fraction(numbers[-1])

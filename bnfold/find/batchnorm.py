@@ -136,8 +136,9 @@ def _affine(node: NodeProto, values: list[Float64Array]) -> ChannelAffine | Refu
     gamma, beta, mean, var = values
     epsilon = float_attribute(node, "epsilon", DEFAULT_EPSILON)
     total = var + epsilon
-    # A negative variance that epsilon only just outweighs: the sum depends on the precision it is formed in.
-    bad = np.flatnonzero((total <= 0) | ((var < 0) & (total < 2.0**-10 * abs(epsilon))) | ~np.isfinite(total))
+    # Where one is negative and the other only just outweighs it, the sum depends on the precision it is formed in.
+    cancels = ((var < 0) | (epsilon < 0)) & (total < 2.0**-10 * abs(epsilon))
+    bad = np.flatnonzero((total <= 0) | cancels | ~np.isfinite(total))
     if bad.size:
         return Refusal(
             Code.BAD_VARIANCE,

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 
 from bnfold.errors import UsageError
+from bnfold.graph import ONNX_DOMAINS, nested_nodes
 from bnfold.verify.feeds import Feeds, InputSpec
 
 # ORT_DISABLE_ALL on both sides is what makes the comparison mean something: at the default level onnxruntime
@@ -111,10 +112,14 @@ def load_graph(model: Path | bytes) -> onnx.ModelProto:
 
 def _kills_onnxruntime(proto: onnx.ModelProto) -> bool:
     """Onnxruntime 1.32 dies (SIGSEGV) of a BatchNormalization-7 or -9 with outputs that are listed but empty."""
-    versions = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
-    if not versions or versions[0] >= 14:
-        return False
-    return any(node.op_type == "BatchNormalization" and "" in node.output for node in proto.graph.node)
+    graphs = [(proto.opset_import, proto.graph.node), *((f.opset_import, f.node) for f in proto.functions)]
+    for imports, nodes in graphs:
+        versions = [entry.version for entry in imports if entry.domain in ONNX_DOMAINS]
+        if not versions or versions[0] >= 14:
+            continue
+        if any(n.op_type == "BatchNormalization" and "" in n.output for n in (*nodes, *nested_nodes(nodes))):
+            return True
+    return False
 
 
 def _spec(value: Any) -> InputSpec:
