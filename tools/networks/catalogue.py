@@ -53,9 +53,7 @@ def digits_resnet() -> nn.Module:
 def digits_mobilenet() -> nn.Module:
     """MobileNetV2 of about a seventh of the width, trained on the digits."""
     sizes = {"image_size": 32, "depth_multiplier": 0.15, "finegrained_output": False}
-    model = from_transformers.mobilenet_v2(
-        0, num_channels=1, num_labels=10, classifier_dropout_prob=0.2, **sizes
-    )
+    model = from_transformers.mobilenet_v2(0, num_channels=1, num_labels=10, classifier_dropout_prob=0.2, **sizes)
     return digits.train(model, seed=0, epochs=20)
 
 

@@ -56,9 +56,7 @@ def _model(layers: list[Pair]) -> onnx.ModelProto:
         nodes.append(helper.make_node("Conv", feeds, [f"{conv}_out"], name=conv, pads=[1, 1, 1, 1]))
         value = f"{norm}_out" if i + 1 < len(layers) else "output"
         nodes.append(helper.make_node("BatchNormalization", [f"{conv}_out", *names[1:]], [value], name=norm))
-    first, last = (
-        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, SHAPE) for name in ("input", "output")
-    )
+    first, last = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, SHAPE) for name in ("input", "output"))
     graph = helper.make_graph(nodes, "chain", [first], [last], constants)
     opsets = [helper.make_opsetid("", 17)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="bnfold-make-models")

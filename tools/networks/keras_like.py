@@ -44,9 +44,7 @@ class Builder:
         self.nodes.append(helper.make_node(op, inputs, [output], name=f"model/{name}", **attributes))
         return output
 
-    def conv(
-        self, name: str, x: str, maps: tuple[int, int], kernel: int, stride: int = 1, *, group: int = 1
-    ) -> str:
+    def conv(self, name: str, x: str, maps: tuple[int, int], kernel: int, stride: int = 1, *, group: int = 1) -> str:
         """A Conv as Keras' SAME padding asks for; depthwise ones (group > 1) have a bias."""
         inputs, outputs = maps
         fan_in = inputs // group * kernel**2
