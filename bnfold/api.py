@@ -19,7 +19,8 @@ from bnfold.document import Document, serialise
 from bnfold.edits import Editor
 from bnfold.errors import InvalidModelError, NotVerifiedError, OutputError, VerificationFailedError
 from bnfold.find import batchnorm
-from bnfold.graph import GraphFacts, label
+from bnfold.graph import GraphFacts
+from bnfold.nodes import label
 from bnfold.output import staged
 from bnfold.plan import plan_site
 from bnfold.refusals import Code, Refusal

@@ -9,7 +9,7 @@ from onnx import ModelProto
 
 from bnfold.errors import InvalidModelError, OutputError
 from bnfold.external import all_tensors, external_range
-from bnfold.graph import ONNX_DOMAINS, all_text
+from bnfold.nodes import ONNX_DOMAINS, all_text
 from bnfold.tensors import Tensor, is_external, write_into
 from bnfold.text import size
 

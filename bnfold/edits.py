@@ -17,7 +17,8 @@ from typing import Any
 
 from onnx import TensorProto, helper
 
-from bnfold.graph import Constant, GraphFacts, Use
+from bnfold.constants import Constant
+from bnfold.graph import GraphFacts, Use
 from bnfold.tensors import StoredTensor, Tensor, is_external, onnx_type, write_into
 
 
@@ -117,14 +118,14 @@ class Editor:
         old = node.input[edit.index]
         if old in self._pending:
             self._pending[old] = (self._pending[old][0], edit.tensor)
-            self.facts.constants[old] = edit.tensor
+            self.facts.constants.stored[old] = edit.tensor
             return []
         if old:
             del self.facts.uses[old][Use(edit.node, edit.index)]
         name = self._store(old, edit)
         node.input[edit.index] = name
         self.facts.uses[name] = {Use(edit.node, edit.index): None}
-        self.facts.constants[name] = edit.tensor
+        self.facts.constants.stored[name] = edit.tensor
         return [old] if old else []
 
     def _store(self, old: str, edit: SetConstant) -> str:
@@ -132,11 +133,11 @@ class Editor:
         proto = self._initializers.get(old)
         if proto is not None and self.facts.is_free(old):
             self._new_names[old] = name
-            del self.facts.constants[old], self._initializers[old]
+            del self.facts.constants.stored[old], self._initializers[old]
             if old in self.facts.inputs:
                 self.facts.inputs[name] = self.facts.inputs.pop(old)
         else:
-            proto = self._add_initializer(name, edit.tensor, self.facts.constant(old))
+            proto = self._add_initializer(name, edit.tensor, self.facts.constants.find(old))
         proto.name = name
         self._initializers[name] = proto
         self._pending[name] = (proto, edit.tensor)
@@ -200,10 +201,10 @@ class Editor:
                 continue
             index = self.facts.producer(name)
             if name in self._initializers:
-                del self._initializers[name], self.facts.constants[name]
+                del self._initializers[name], self.facts.constants.stored[name]
                 self.facts.inputs.pop(name, None)
                 self._dead_tensors.add(name)
-            elif index is not None and self.facts.is_constant_node(index) and self._is_unread(index):
+            elif index is not None and self.facts.constants.computes(index) and self._is_unread(index):
                 names += self._drop_node(index)
                 self._dead_values.add(name)
 

@@ -33,7 +33,7 @@ def inputs_that_matter(node: NodeProto) -> list[str]:
 
 def evaluate(node: NodeProto, inputs: dict[str, Array], opset: int) -> Array | None:
     """The output of one node; None where the reference implementation cannot tell, or it would be too large."""
-    if _elements(node, list(inputs.values())) > MOST_ELEMENTS:
+    if not inputs or _elements(node, [inputs[name] for name in node.input if name]) > MOST_ELEMENTS:
         return None
     from onnx.reference import ReferenceEvaluator
 
@@ -54,6 +54,10 @@ def _elements(node: NodeProto, inputs: Sequence[Array]) -> int:
         return _product(inputs[0])
     if node.op_type == "Expand" and len(inputs) > 1:
         return max(inputs[0].size, 1) * _product(inputs[1])
+    if node.op_type == "Gather":
+        return prod(max(value.size, 1) for value in inputs)
+    if node.op_type == "Concat":
+        return sum(value.size for value in inputs)
     try:
         return prod(np.broadcast_shapes(*(value.shape for value in inputs)))
     except ValueError:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from bnfold.affine import ChannelAffine
 from bnfold.edits import Plan, SetConstant
 from bnfold.find import batchnorm
-from bnfold.graph import GraphFacts, label
+from bnfold.graph import GraphFacts
+from bnfold.nodes import label
 from bnfold.refusals import Code, Refusal
 from bnfold.rules import PullRule, Step, pull_rules
 from bnfold.text import printable

@@ -6,7 +6,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from bnfold.errors import InvalidModelError
-from bnfold.graph import GraphFacts, Use, captures, float_attribute, int_attribute, label
+from bnfold.graph import GraphFacts, Use
+from bnfold.nodes import captures, float_attribute, int_attribute, label
 from tests.conftest import conv_bn, model, tensor
 
 
@@ -60,10 +61,10 @@ def test_captures_count_as_uses_at_any_depth():
 def test_constant_nodes_in_every_form(attributes, expected):
     """Dense numbers of every kind are constants, with nothing lost."""
     found = facts([helper.make_node("Constant", [], ["k"], **attributes), helper.make_node("Relu", ["k"], ["y"])])
-    assert found.constant("k").tensor.array().tolist() == expected
-    assert found.is_constant_node(0)
-    assert not found.is_constant_node(1)
-    assert found.constant("y") is None
+    assert found.constants.find("k").tensor.array().tolist() == expected
+    assert found.constants.computes(0)
+    assert not found.constants.computes(1)
+    assert found.constants.find("y") is None
 
 
 def test_strings_and_sparse_constants_are_none():
@@ -71,7 +72,7 @@ def test_strings_and_sparse_constants_are_none():
     sparse = helper.make_sparse_tensor(tensor("s", [1.0]), helper.make_tensor("", TensorProto.INT64, [1], [0]), [4])
     for attributes in ({"value_string": "a"}, {"value_strings": ["a"]}, {"sparse_value": sparse}):
         found = facts([helper.make_node("Constant", [], ["y"], **attributes)])
-        assert found.constant("y") is None
+        assert found.constants.find("y") is None
 
 
 def test_constants_through_identity_and_arithmetic():
@@ -84,29 +85,29 @@ def test_constants_through_identity_and_arithmetic():
         helper.make_node("Shape", ["x"], ["s"]),
     ]
     found = facts(nodes, [tensor("k", [3.0, 4.0])], x=(2,))
-    assert found.constant("i").name == "k"
-    assert found.constant("r").tensor.array().tolist() == [3, 4]
-    assert found.constant("r").elements == 2
-    assert found.constant("y") is None
-    assert found.constant("s") is None
+    assert found.constants.find("i").name == "k"
+    assert found.constants.find("r").tensor.array().tolist() == [3, 4]
+    assert found.constants.find("r").elements == 2
+    assert found.constants.find("y") is None
+    assert found.constants.find("s") is None
 
 
 def test_cast_like_reads_only_a_type():
     """The second input of CastLike may be a run-time value (torch's dynamo exporter writes a bias of zeros so)."""
     nodes = [helper.make_node("CastLike", ["k", "x"], ["h"]), helper.make_node("Relu", ["x"], ["y"])]
     found = facts(nodes, [tensor("k", [3.0])], elem_type=TensorProto.FLOAT16)
-    assert found.constant("h").tensor.array().dtype == np.float16
+    assert found.constants.find("h").tensor.array().dtype == np.float16
 
 
 def test_what_would_be_huge_is_not_evaluated():
     """A constant subgraph that expands to terabytes is left to the runtime."""
     nodes = [helper.make_node("Expand", ["k", "shape"], ["y"])]
     found = facts(nodes, [tensor("k", [1.0]), tensor("shape", [2**40], np.int64)])
-    assert found.constant("y") is None
+    assert found.constants.find("y") is None
     found = facts(
         [helper.make_node("ConstantOfShape", ["shape"], ["y"])], [tensor("shape", [2**20, 2**20], np.int64)]
     )
-    assert found.constant("y") is None
+    assert found.constants.find("y") is None
 
 
 def test_overridable_from_ir_4_on():
@@ -114,7 +115,7 @@ def test_overridable_from_ir_4_on():
     for version, expected in ((3, ()), (4, ("w",)), (8, ("w",))):
         proto = conv_bn(ir_version=version)
         proto.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [4, 3, 3, 3]))
-        assert GraphFacts(proto).constant("w").overridable == expected
+        assert GraphFacts(proto).constants.find("w").overridable == expected
 
 
 def test_fresh_names_avoid_every_name_in_the_model():

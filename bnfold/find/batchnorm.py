@@ -24,8 +24,9 @@ import onnx
 from onnx import NodeProto
 
 from bnfold.affine import ChannelAffine, Float64Array
-from bnfold.constants import read_constant
-from bnfold.graph import ONNX_DOMAINS, GraphFacts, float_attribute, int_attribute, label, nested_nodes
+from bnfold.graph import GraphFacts
+from bnfold.nodes import ONNX_DOMAINS, float_attribute, int_attribute, label, nested_nodes
+from bnfold.reading import read_constant
 from bnfold.refusals import Code, Refusal
 
 OP = "BatchNormalization"

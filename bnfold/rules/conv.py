@@ -15,9 +15,11 @@ from math import prod
 import numpy as np
 
 from bnfold.affine import ChannelAffine, Float64Array
-from bnfold.constants import read_constant
+from bnfold.constants import Constant
 from bnfold.edits import SetConstant
-from bnfold.graph import Constant, GraphFacts, label
+from bnfold.graph import GraphFacts
+from bnfold.nodes import label
+from bnfold.reading import read_constant
 from bnfold.refusals import Code, Refusal
 from bnfold.rounding import map_peaks, rounding_fault
 from bnfold.rules import Step

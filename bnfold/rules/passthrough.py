@@ -10,7 +10,8 @@ the input `training_mode` is absent or false from opset 12 on. Source: Dropout-1
 """
 
 from bnfold.affine import ChannelAffine
-from bnfold.graph import GraphFacts, int_attribute, label
+from bnfold.graph import GraphFacts
+from bnfold.nodes import int_attribute, label
 from bnfold.refusals import Code, Refusal
 from bnfold.rules import Step
 
@@ -39,7 +40,7 @@ def _training_mode(facts: GraphFacts, index: int) -> tuple[str, ...] | None:
         return () if int_attribute(node, "is_test", 0) else None
     if facts.opset() < 12 or len(node.input) < 3 or not node.input[2]:
         return ()
-    mode = facts.constant(node.input[2])
+    mode = facts.constants.find(node.input[2])
     if mode is None or mode.tensor.array().any() or (mode.overridable and not facts.freeze_inputs):
         return None
     return mode.overridable

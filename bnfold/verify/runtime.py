@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from bnfold.errors import UsageError
-from bnfold.graph import ONNX_DOMAINS, nested_nodes
+from bnfold.nodes import ONNX_DOMAINS, nested_nodes
 from bnfold.verify.feeds import Feeds, InputSpec
 
 # ORT_DISABLE_ALL on both sides is what makes the comparison mean something: at the default level onnxruntime

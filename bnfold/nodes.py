@@ -1,0 +1,131 @@
+"""What a single node or a whole model says about itself: attributes, labels, nested graphs, names. No index."""
+
+from collections.abc import Iterable, Iterator
+
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
+
+from bnfold.errors import InvalidModelError
+from bnfold.text import printable
+
+ONNX_DOMAINS = ("", "ai.onnx")
+
+
+def int_attribute(node: NodeProto, name: str, default: int) -> int:
+    """An integer attribute.
+
+    Raises:
+        InvalidModelError: it is of another type.
+    """
+    entry = _attribute(node, name, AttributeProto.INT, "i")
+    return default if entry is None else entry.i
+
+
+def float_attribute(node: NodeProto, name: str, default: float) -> float:
+    """A float attribute; its value is a float32.
+
+    Raises:
+        InvalidModelError: it is of another type.
+    """
+    entry = _attribute(node, name, AttributeProto.FLOAT, "f")
+    return default if entry is None else entry.f
+
+
+def _attribute(node: NodeProto, name: str, kind: int, field: str) -> AttributeProto | None:
+    for entry in node.attribute:
+        if entry.name == name:
+            typed = entry.type == kind or (entry.type == AttributeProto.UNDEFINED and entry.HasField(field))
+            if entry.ref_attr_name or not typed:  # IR 1 files have values without a type
+                raise InvalidModelError(
+                    f"attribute {name} of {label(node)} is not of the type that the spec gives it"
+                )
+            return entry
+    return None
+
+
+def label(node: NodeProto) -> str:
+    """How a node is called in messages: Conv 'name', or Conv -> 'output' where it has no name."""
+    if node.name:
+        return f"{printable(node.op_type)} '{printable(node.name)}'"
+    return f"{printable(node.op_type)} -> '{printable(next(iter(node.output), ''))}'"
+
+
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    """The graphs directly inside a node: the branches of an If, the body of a Loop or Scan."""
+    for entry in node.attribute:
+        if entry.type == AttributeProto.GRAPH:
+            yield entry.g
+        elif entry.type == AttributeProto.GRAPHS:
+            yield from entry.graphs
+
+
+def captures(node: NodeProto) -> set[str]:
+    """The names that the nested graphs of `node` take from the scopes around it."""
+    found: set[str] = set()
+    for graph in subgraphs(node):
+        own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+        own |= {tensor.values.name for tensor in graph.sparse_initializer}
+        read = {value.name for value in graph.output}
+        for inner in graph.node:
+            read.update(inner.input)
+            read |= captures(inner)
+            own.update(inner.output)
+        found |= read - own
+    return found - {""}
+
+
+def nested_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """Every node inside the nested graphs of `nodes`, at any depth; not `nodes` themselves."""
+    for node in nodes:
+        for graph in subgraphs(node):
+            yield from graph.node
+            yield from nested_nodes(graph.node)
+
+
+def standard_domain(domain: str) -> str:
+    """The domain's name, where the standard operators' domain has two."""
+    return "" if domain in ONNX_DOMAINS else domain
+
+
+def all_text(model: ModelProto) -> Iterator[str | bytes]:
+    """Every string that bnfold reads from a model; bytes, where it is not the UTF-8 text it ought to be."""
+    yield from all_names(model)
+    yield from (entry.domain for entry in model.opset_import)
+    yield from (entry.tensor_name for entry in model.graph.quantization_annotation)
+    for nodes in (model.graph.node, *(function.node for function in model.functions)):
+        for node in (*nodes, *nested_nodes(nodes)):
+            yield from (node.name, node.op_type, node.domain)
+            yield from (entry.name for entry in node.attribute)
+            yield from node.output
+    for function in model.functions:
+        yield from (function.name, function.domain)
+
+
+def all_names(model: ModelProto) -> Iterator[str]:
+    """Every name of a value in the model, nested graphs included."""
+    yield from _graph_names(model.graph)
+    for info in model.training_info:
+        yield from _graph_names(info.initialization)
+        yield from _graph_names(info.algorithm)
+
+
+def _graph_names(graph: GraphProto) -> Iterator[str]:
+    for values in (graph.input, graph.output, graph.value_info, graph.initializer):
+        yield from (value.name for value in values)
+    yield from (tensor.values.name for tensor in graph.sparse_initializer)
+    for node in graph.node:
+        yield from node.input
+        yield from node.output
+        for inner in subgraphs(node):
+            yield from _graph_names(inner)
+
+
+def names_pinned_elsewhere(model: ModelProto) -> Iterator[str]:
+    """Names that quantization annotations and training steps refer to: these tensors must stay."""
+    for annotation in model.graph.quantization_annotation:
+        yield from (entry.value for entry in annotation.quant_parameter_tensor_names)
+    for info in model.training_info:
+        for graph in (info.initialization, info.algorithm):
+            yield from _graph_names(graph)
+        for binding in (*info.initialization_binding, *info.update_binding):
+            yield binding.key
+            yield binding.value
