@@ -6,33 +6,24 @@ open -> facts -> find, plan, apply -> write a temporary file -> verify it -> ren
 import contextlib
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto
 
-import bnfold
 from bnfold.document import Document, serialise
-from bnfold.edits import Editor
 from bnfold.errors import InvalidModelError, NotVerifiedError, OutputError, VerificationFailedError
-from bnfold.find import batchnorm
-from bnfold.graph import GraphFacts
-from bnfold.nodes import label
 from bnfold.output import staged
-from bnfold.plan import plan_site
-from bnfold.refusals import Code, Refusal
-from bnfold.report import ModelFacts, Report, SiteReport
+from bnfold.report import Report, SiteReport
+from bnfold.rewrite import Progress, rewrite
 from bnfold.staging import cannot_write, check_target
 from bnfold.text import printable
 from bnfold.verify import Verification, VerifyOptions
 
 if TYPE_CHECKING:
     from os import PathLike
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(slots=True)
@@ -110,7 +101,7 @@ def inspect(model: "str | PathLike[str] | ModelProto", *, freeze_inputs: bool = 
     started = time.perf_counter()
     source = _source(model)
     with _naming(source):
-        report = _rewrite(Document.open(source), freeze_inputs=freeze_inputs, command="inspect")
+        report = rewrite(Document.open(source), freeze_inputs=freeze_inputs, command="inspect")
     return Inspection(replace(report, after=None, seconds=time.perf_counter() - started))
 
 
@@ -162,7 +153,7 @@ def fold(
     options = VerifyOptions(tuple(providers), seed, trials, shapes or {}, dims or {}, threads)
     with _naming(source):
         document = Document.open(source)
-        report = _rewrite(document, freeze_inputs=freeze_inputs, command="fold", progress=progress)
+        report = rewrite(document, freeze_inputs=freeze_inputs, command="fold", progress=progress)
     result = FoldResult(report, None, document)
     finish = _Finish(result, source, options, started, allow_unverified=allow_unverified, progress=progress)
     if not report.folded:
@@ -210,72 +201,6 @@ def _target(
         raise OutputError(f"{printable(str(target))} is the input itself; --in-place overwrites it")
     check_target(target, force=force)
     return target
-
-
-def _rewrite(document: Document, *, freeze_inputs: bool, command: str, progress: Progress | None = None) -> Report:
-    """Find, plan and apply on the document's proto; the report says what happened to each site."""
-    facts = GraphFacts(document.proto, document.folder, freeze_inputs=freeze_inputs)
-    before = _model_facts(document, document.path)
-    editor = Editor(facts)
-    found = list(batchnorm.sites(facts))
-    sites: list[SiteReport] = []
-    for done, index in enumerate(found):
-        if progress is not None and done % 16 == 0:
-            progress("fold", done, len(found))
-        sites.append(_fold_site(facts, editor, index))
-    sites += [_hidden_site(node, code) for node, code in batchnorm.hidden_sites(facts)]
-    if any(site.outcome == "folded" for site in sites):
-        editor.commit()
-        document.external = editor.external
-    return Report(
-        command="inspect" if command == "inspect" else "fold",
-        version=bnfold.__version__,
-        model=None if document.path is None else str(document.path),
-        opset=facts.opset(),
-        ir_version=document.proto.ir_version,
-        sites=tuple(sites),
-        before=before,
-        after=_model_facts(document, None),
-        renamed=tuple(editor.renamed),
-        frozen=tuple(editor.frozen),
-    )
-
-
-def _fold_site(facts: GraphFacts, editor: Editor, index: int) -> SiteReport:
-    node = facts.nodes[index]
-    source = facts.producer(node.input[0]) if node.input else None
-    site = SiteReport(
-        site=label(node),
-        output=printable(node.output[0]) if node.output else "",
-        producer=None if source is None else label(facts.nodes[source]),
-        outcome="left",
-    )
-    answer = plan_site(facts, index)
-    if isinstance(answer, Refusal):
-        return _left(site, answer)
-    editor.apply(answer)
-    return replace(site, outcome="folded", into=answer.absorber, notes=answer.notes)
-
-
-def _hidden_site(node: NodeProto, code: Code) -> SiteReport:
-    site = SiteReport(site=label(node), output=printable(next(iter(node.output), "")), producer=None, outcome="left")
-    return _left(site, Refusal(code, code.explanation))
-
-
-def _left(site: SiteReport, refusal: Refusal) -> SiteReport:
-    return replace(site, code=refusal.code.value, message=refusal.message, help=refusal.code.help)
-
-
-def _model_facts(document: Document, path: Path | None) -> ModelFacts:
-    graph = document.proto.graph
-    operators = Counter(node.op_type if not node.domain else f"{node.domain}::{node.op_type}" for node in graph.node)
-    return ModelFacts(len(graph.node), dict(operators), len(graph.initializer), _bytes_on_disk(path, document))
-
-
-def _bytes_on_disk(path: Path | None, document: Document) -> int:
-    if path is None:
-        return 0
-    return sum(file.stat().st_size for file in (path, *(path.parent / name for name in document.data_files)))
 
 
 @dataclass(slots=True)

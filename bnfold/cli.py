@@ -3,9 +3,7 @@
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -14,10 +12,11 @@ import click
 
 from bnfold import __version__
 from bnfold.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_INVALID, BnfoldError, UsageError
+from bnfold.terminal import Show, drop_stdout, progress
 from bnfold.text import printable
 
 if TYPE_CHECKING:
-    from bnfold.report import Report
+    pass
 
 EXIT_CODES = """
 \b
@@ -100,14 +99,14 @@ def fold_command(
     from bnfold.errors import NotVerifiedError, VerificationFailedError
     from bnfold.verify.feeds import parse_dim, parse_shape
 
-    show = _Show(format_, reports, verbose=verbose, quiet=quiet)
+    show = Show(format_, reports, verbose=verbose, quiet=quiet)
     try:
-        with _progress(quiet=quiet) as progress:
+        with progress(quiet=quiet) as callback:
             result = api.fold(
                 model, output, in_place=in_place, force=force, freeze_inputs=freeze_inputs, verify=not no_verify,
                 allow_unverified=allow_unverified, providers=providers, seed=seed, trials=trials,
                 shapes=dict(map(parse_shape, shapes)), dims=dict(map(parse_dim, dims)), threads=threads,
-                progress=progress,
+                progress=callback,
             )  # fmt: skip
     except (VerificationFailedError, NotVerifiedError) as error:
         if error.result is not None:
@@ -130,7 +129,7 @@ def inspect_command(
     _check_reports(reports, model)
     from bnfold import api
 
-    _Show(format_, reports, verbose=verbose, quiet=quiet)(api.inspect(model, freeze_inputs=freeze_inputs).report)
+    Show(format_, reports, verbose=verbose, quiet=quiet)(api.inspect(model, freeze_inputs=freeze_inputs).report)
 
 
 def _default_output(model: Path) -> Path:
@@ -148,95 +147,6 @@ def _check_reports(reports: tuple[Path, ...], *models: Path | None) -> None:
             raise UsageError(f"--report {shown}: the folder does not exist")
         if any(model is not None and path.resolve() == model.resolve() for model in models):
             raise UsageError(f"--report {shown}: that is the model's own file")
-
-
-class _Show:
-    """Prints a report on stdout and writes it to the files that were asked for."""
-
-    def __init__(self, format_: str, reports: tuple[Path, ...], *, verbose: bool, quiet: bool) -> None:
-        self.format = format_
-        self.reports = reports
-        self.verbose = verbose
-        self.quiet = quiet
-
-    def __call__(self, report: "Report") -> None:
-        from bnfold.report import json, text
-
-        for path in self.reports:
-            content = json.render(report) if path.suffix == ".json" else text.render(report, verbose=True)
-            try:
-                path.write_text(content, encoding="utf-8")
-            except OSError as error:
-                raise UsageError(f"cannot write the report {printable(str(path))}: {error.strerror}") from None
-        if self.quiet:
-            return
-        color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        boxes = color and sys.stdout.encoding.lower().startswith("utf")
-        if self.format == "json":
-            content = json.render(report)
-        else:
-            content = text.render(report, color=color, boxes=boxes, verbose=self.verbose)
-        try:
-            click.echo(content, nl=False, color=color or None)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            _drop_stdout()
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A progress bar on stderr, from the second second on, where stderr is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    bar = _Bar()
-    try:
-        yield bar
-    finally:
-        bar.close()
-
-
-class _Bar:
-    """Shows itself by a timer, because the stage that takes long may not report while it runs."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._state = ("reading", 0, 1)
-        self._bar: Any = None
-        self._task: Any = None
-        self._closed = False
-        self._timer = threading.Timer(1.0, self._show)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        with self._lock:
-            self._state = (stage, done, total)
-            self._update()
-
-    def close(self) -> None:
-        self._timer.cancel()
-        with self._lock:
-            self._closed = True
-            if self._bar is not None:
-                self._bar.stop()
-
-    def _show(self) -> None:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with self._lock:
-            if self._closed:
-                return
-            self._bar = Progress(console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task("")
-            self._bar.start()
-            self._update()
-
-    def _update(self) -> None:
-        if self._bar is not None:
-            stage, done, total = self._state
-            self._bar.update(self._task, description=stage, completed=done, total=total)
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
@@ -263,15 +173,10 @@ def _run(argv: list[str] | None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was written", EXIT_INTERRUPTED)
     except BrokenPipeError:
-        _drop_stdout()
+        drop_stdout()
     except Exception as error:  # noqa: BLE001 - the last resort: say so, and how to report it
         return _fail("out of memory", EXIT_INVALID) if isinstance(error, MemoryError) else _bug(error)
     return EXIT_DONE
-
-
-def _drop_stdout() -> None:
-    """The reader has seen enough (| head): what is still to be printed goes nowhere, without an error."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _terminate(_signal: int, _frame: Any) -> None:

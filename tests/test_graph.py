@@ -104,10 +104,12 @@ def test_what_would_be_huge_is_not_evaluated():
     nodes = [helper.make_node("Expand", ["k", "shape"], ["y"])]
     found = facts(nodes, [tensor("k", [1.0]), tensor("shape", [2**40], np.int64)])
     assert found.constants.find("y") is None
-    found = facts(
-        [helper.make_node("ConstantOfShape", ["shape"], ["y"])], [tensor("shape", [2**20, 2**20], np.int64)]
-    )
-    assert found.constants.find("y") is None
+    huge = tensor("shape", [2**20, 2**20], np.int64)
+    for op, reads in (("ConstantOfShape", ["shape"]), ("Expand", ["shape", "shape"]), ("ConstantOfShape", [])):
+        found = facts([helper.make_node(op, reads, ["y"])], [huge])
+        assert found.constants.find("y") is None
+    held = [tensor("table", np.zeros((1, 2**15))), tensor("rows", np.zeros(2**15), np.int64)]
+    assert facts([helper.make_node("Gather", ["table", "rows"], ["y"])], held).constants.find("y") is None
 
 
 def test_overridable_from_ir_4_on():
