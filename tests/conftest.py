@@ -1,6 +1,6 @@
-"""Helpers that every test may use: building small models, and running them without any of bnfold's code."""
+"""Helpers that every test may use: building small models, running them without bnfold's code, and fixtures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,10 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from bnfold.affine import ChannelAffine
+from bnfold.cli import _run
+
+Cli = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "models"
 SHARED_MODELS = ROOT.parent / "shared" / "models"
@@ -119,3 +123,27 @@ def save(tmp_path: Path) -> Any:
         return path
 
     return write
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run the command line in this process; the answer is exit code, stdout, stderr."""
+
+    def call(*args: Any) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = _run([str(arg) for arg in args])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def wrong_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every fold adds 1 to every map: only the folded side of a comparison is wrong."""
+    right = ChannelAffine.from_batchnorm
+
+    def wrong(*args: Any) -> ChannelAffine:
+        affine = right(*args)
+        return ChannelAffine(affine.scale, affine.shift + 1)
+
+    monkeypatch.setattr(ChannelAffine, "from_batchnorm", staticmethod(wrong))

@@ -14,7 +14,6 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 import bnfold
-from bnfold.affine import ChannelAffine
 from bnfold.errors import OutputError, UsageError
 from tests.conftest import (
     MODELS,
@@ -26,18 +25,6 @@ from tests.conftest import (
     ops,
     tensor,
 )
-
-
-@pytest.fixture
-def wrong_fold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every fold adds 1 to every map."""
-    right = ChannelAffine.from_batchnorm
-
-    def wrong(*args: Any) -> ChannelAffine:
-        affine = right(*args)
-        return ChannelAffine(affine.scale, affine.shift + 1)
-
-    monkeypatch.setattr(ChannelAffine, "from_batchnorm", staticmethod(wrong))
 
 
 def behind(*nodes: Any, x: Any = None, **constants: Any) -> ModelProto:

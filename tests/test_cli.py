@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,44 +15,16 @@ import pytest
 from onnx import ModelProto, helper
 
 import bnfold
-from bnfold.affine import ChannelAffine
 from bnfold.cli import _run
-from tests.conftest import batchnorm_parameters, conv_bn, model, ops
+from tests.conftest import Cli, batchnorm_parameters, conv_bn, model, ops
 
-Cli = Callable[..., tuple[int, str, str]]
 HEAVY = ("numpy", "onnx", "onnxruntime", "rich", "google.protobuf", "ml_dtypes")
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
-    """Run the command line in this process; the answer is exit code, stdout, stderr."""
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def call(*args: Any) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = _run([str(arg) for arg in args])
-        return code, *capsys.readouterr()
-
-    yield call
-    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture
 def net(tmp_path: Path) -> Path:
     """A file net.onnx with one Conv -> BatchNormalization."""
     return put(conv_bn(), tmp_path / "net.onnx")
-
-
-@pytest.fixture
-def wrong_fold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every fold adds 1 to every map."""
-    right = ChannelAffine.from_batchnorm
-
-    def wrong(*args: Any) -> ChannelAffine:
-        affine = right(*args)
-        return ChannelAffine(affine.scale, affine.shift + 1)
-
-    monkeypatch.setattr(ChannelAffine, "from_batchnorm", staticmethod(wrong))
 
 
 def put(proto: ModelProto, path: Path) -> Path:

@@ -1,8 +1,7 @@
 """Input that is no model, or no valid one: one line that names the file, exit code 2, and nothing written."""
 
 import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +11,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 import bnfold
-from bnfold.cli import _run
-from tests.conftest import MODELS, SHARED_MODELS, assert_same_outputs, conv_bn, model, ops, run, tensor
-
-Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
-    """Run the command line in this process; the answer is exit code, stdout, stderr."""
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def call(*args: Any) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = _run([str(arg) for arg in args])
-        return code, *capsys.readouterr()
-
-    yield call
-    signal.signal(signal.SIGTERM, handler)
+from tests.conftest import MODELS, SHARED_MODELS, Cli, assert_same_outputs, conv_bn, model, ops, run, tensor
 
 
 def assert_refused(path: Path, cli: Cli, *words: str) -> None:

@@ -2,8 +2,7 @@
 
 import itertools
 import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,10 @@ import pytest
 from onnx import ModelProto, StringStringEntryProto, TensorProto, helper, numpy_helper
 
 import bnfold
-from bnfold.cli import _run
 from bnfold.errors import OutputError, UnsafePathError
-from tests.conftest import batchnorm_parameters, conv_bn, initializer, model, ops, random_feeds, run, tensor
+from tests.conftest import Cli, batchnorm_parameters, conv_bn, initializer, model, ops, random_feeds, run, tensor
 
-Cli = Callable[..., tuple[int, str, str]]
 PARAMETERS = ("gamma", "beta", "mean", "var")
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
-    """Run the command line in this process; the answer is exit code, stdout, stderr."""
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def call(*args: Any) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = _run([str(arg) for arg in args])
-        return code, *capsys.readouterr()
-
-    yield call
-    signal.signal(signal.SIGTERM, handler)
 
 
 def network() -> ModelProto:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +18,11 @@ import pytest
 from onnx import ModelProto, helper
 
 import bnfold
-from bnfold.affine import ChannelAffine
-from bnfold.cli import _run
 from bnfold.errors import OutputError
 from bnfold.verify import Verification
-from tests.conftest import MODELS, batchnorm_parameters, conv_bn, model, ops, random_feeds, run
+from tests.conftest import MODELS, Cli, batchnorm_parameters, conv_bn, model, ops, random_feeds, run
 
-Cli = Callable[..., tuple[int, str, str]]
 posix = pytest.mark.skipif(os.name == "nt", reason="modes, symbolic links and signals as POSIX has them")
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
-    """Run the command line in this process; the answer is exit code, stdout, stderr."""
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def call(*args: Any) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = _run([str(arg) for arg in args])
-        return code, *capsys.readouterr()
-
-    yield call
-    signal.signal(signal.SIGTERM, handler)
-
-
-@pytest.fixture
-def wrong_fold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every fold adds 1 to every map: only the folded side of a comparison is wrong."""
-    right = ChannelAffine.from_batchnorm
-
-    def wrong(*args: Any) -> ChannelAffine:
-        affine = right(*args)
-        return replace(affine, shift=affine.shift + 1)
-
-    monkeypatch.setattr(ChannelAffine, "from_batchnorm", staticmethod(wrong))
 
 
 def unfoldable() -> ModelProto:
