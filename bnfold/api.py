@@ -242,7 +242,7 @@ class _Finish:
             return
         document = self.result._document  # noqa: SLF001 - same module
         if not document.data_files:
-            self._verify(self.source, serialise(document.proto))
+            self._verify(self.source, b"".join(document.pieces()))
             return
         with (
             tempfile.TemporaryDirectory(prefix="bnfold-") as folder,

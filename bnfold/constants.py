@@ -4,7 +4,7 @@ An initializer, a Constant node, or what pure operators make of those (see `eval
 constants is decided in one pass; numbers are only computed when somebody asks.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
@@ -58,14 +58,14 @@ class Constants:
         InvalidModelError: two initializers have one name.
     """
 
-    def __init__(self, facts: "GraphFacts") -> None:
+    def __init__(self, facts: "GraphFacts", lifted: Mapping[str, memoryview]) -> None:
         self._facts = facts
         graph = facts.graph
         self.stored: dict[str, Tensor] = {}
         for tensor in graph.initializer:
             if tensor.name in self.stored:
                 raise InvalidModelError(f"there are two initializers called {printable(tensor.name)!r}")
-            self.stored[tensor.name] = StoredTensor(tensor, facts.folder)
+            self.stored[tensor.name] = StoredTensor(tensor, facts.folder, lifted.get(tensor.name))
         infos = (*graph.input, *graph.value_info, *graph.output)
         self._types: dict[str, int] = {v.name: t for v in infos if (t := v.type.tensor_type.elem_type)}
         self._types |= {t.name: t.data_type for t in graph.initializer}

@@ -10,10 +10,12 @@ from onnx import ModelProto
 from bnfold.errors import InvalidModelError, OutputError
 from bnfold.external import all_tensors, external_range
 from bnfold.nodes import ONNX_DOMAINS, all_text
-from bnfold.tensors import Tensor, is_external, write_into
+from bnfold.tensors import Tensor, is_external, raw_bytes, write_into
 from bnfold.text import size
+from bnfold.wire import Buffer, lift, splice
 
 PROTOBUF_LIMIT = 2**31 - 1
+LIFT_FROM = 2**24  # bytes; below, walking the file costs more than it saves
 
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull` to get the model itself"),
@@ -35,16 +37,18 @@ class Document:
         proto: the model. Edits are made here and nowhere else.
         path: the file it was read from; None for a model given in memory.
         folder: where external data is looked for; None for a model given in memory.
-        external: new numbers for initializers that are stored in external data, by name.
+        changed: new numbers of initializers, by name, that are not in `proto` but put in when it is written.
+        lifted: the same for numbers that were left where they are in the file's bytes.
         data_files: the files that hold external data, relative to `folder`.
     """
 
-    def __init__(self, proto: ModelProto, path: Path | None) -> None:
+    def __init__(self, proto: ModelProto, path: Path | None, lifted: dict[int, memoryview] | None = None) -> None:
         self.proto = proto
         self.path = path
         self.folder = path.parent if path else None
-        self.external: dict[str, Tensor] = {}
+        self.changed: dict[str, Tensor] = {}
         _check_header(proto)
+        self.lifted = {proto.graph.initializer[i].name: numbers for i, numbers in (lifted or {}).items()}
         tensors = (tensor for tensor in all_tensors(proto) if is_external(tensor))
         self.data_files = {external_range(tensor, self.folder).location for tensor in tensors}
 
@@ -60,16 +64,44 @@ class Document:
             proto.CopyFrom(source)
             return cls(proto, None)
         path = Path(source)
-        return cls(_parse(_read(path)), path)
+        data = _read(path)
+        parts = lift(data) if len(data) >= LIFT_FROM else None
+        if parts is None:
+            return cls(_parse(data), path)
+        return cls(_parse(parts[0]), path, parts[1])
 
     def inlined(self) -> ModelProto:
-        """A copy of the model in which the changed tensors are inline; others stay where they are."""
+        """A copy of the model that holds its numbers; unchanged external data stays where it is."""
         proto = ModelProto()
         proto.CopyFrom(self.proto)
         for tensor in proto.graph.initializer:
-            if tensor.name in self.external:
-                write_into(tensor, self.external[tensor.name])
+            if tensor.name in self.changed:
+                write_into(tensor, self.changed[tensor.name])
+            elif tensor.name in self.lifted:
+                tensor.raw_data = bytes(self.lifted[tensor.name])
         return proto
+
+    def pieces(self) -> list[Buffer]:
+        """The model's bytes, in pieces to write one after the other: the same for the same model.
+
+        Raises:
+            OutputError: it is over the 2 GiB that a protobuf can hold.
+        """
+        numbers: dict[int, Buffer] = {}
+        if self.changed or self.lifted:
+            for index, tensor in enumerate(self.proto.graph.initializer):
+                name = tensor.name
+                if is_external(tensor):
+                    continue
+                if name in self.changed:
+                    numbers[index] = raw_bytes(self.changed[name])
+                elif name in self.lifted:
+                    numbers[index] = self.lifted[name]
+        pieces = splice(serialise(self.proto), numbers)
+        total = sum(map(len, pieces))
+        if total > PROTOBUF_LIMIT:
+            raise OutputError(f"the folded model would have {size(total)}; a protobuf file ends at 2 GiB")
+        return pieces
 
 
 def serialise(proto: ModelProto) -> bytes:

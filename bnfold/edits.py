@@ -19,7 +19,8 @@ from onnx import TensorProto, helper
 
 from bnfold.constants import Constant
 from bnfold.graph import GraphFacts, Use
-from bnfold.tensors import StoredTensor, Tensor, is_external, onnx_type, write_into
+from bnfold.tensors import StoredTensor, Tensor, declare, is_external, onnx_type, write_into
+from bnfold.wire import SMALLEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Editor:
         self.facts = facts
         self.renamed: list[tuple[str, str]] = []
         self.frozen: list[str] = []
-        self.external: dict[str, Tensor] = {}
+        self.changed: dict[str, Tensor] = {}
         self._initializers: dict[str, TensorProto] = {t.name: t for t in facts.graph.initializer}
         self._pending: dict[str, tuple[TensorProto, Tensor]] = {}
         self._dead_nodes: set[int] = set()
@@ -87,7 +88,10 @@ class Editor:
         """Write the pending numbers and remove what is dead, each list in one sweep."""
         for proto, tensor in self._pending.values():
             if is_external(proto):
-                self.external[proto.name] = tensor
+                self.changed[proto.name] = tensor
+            elif tensor.array().nbytes >= SMALLEST:
+                declare(proto, tensor)
+                self.changed[proto.name] = tensor
             else:
                 write_into(proto, tensor)
         self._pending.clear()

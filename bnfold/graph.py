@@ -4,7 +4,7 @@ Built in one pass, each question answered in constant time. Nothing here changes
 does, and keeps these facts true while it works.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,8 @@ class Use:
 class GraphFacts:
     """Facts about the main graph of a model. Nodes are named by their index in `nodes`.
 
-    `freeze_inputs` says that initializers which are also graph inputs count as constants all the same.
+    `freeze_inputs` says that initializers which are also graph inputs count as constants all the same; `lifted`
+    are the numbers of initializers, by name, that were left in the file.
 
     Attributes:
         nodes: the nodes, in the order of the file.
@@ -38,7 +39,14 @@ class GraphFacts:
         InvalidModelError: a value has two producers or none, or the graph has a cycle.
     """
 
-    def __init__(self, model: ModelProto, folder: Path | None = None, *, freeze_inputs: bool = False) -> None:
+    def __init__(
+        self,
+        model: ModelProto,
+        folder: Path | None = None,
+        *,
+        freeze_inputs: bool = False,
+        lifted: Mapping[str, memoryview] | None = None,
+    ) -> None:
         self.model = model
         self.freeze_inputs = freeze_inputs
         self.graph = model.graph
@@ -47,7 +55,7 @@ class GraphFacts:
         self.opsets = {standard_domain(entry.domain): entry.version for entry in model.opset_import}
         self.inputs: dict[str, ValueInfoProto] = {value.name: value for value in self.graph.input}
         self.outputs = {value.name for value in self.graph.output}
-        self.constants = Constants(self)
+        self.constants = Constants(self, lifted or {})
         self.sparse = {tensor.values.name for tensor in self.graph.sparse_initializer}
         self.pinned = set(names_pinned_elsewhere(model))
         self.producers: dict[str, int] = {}

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from onnx import StringStringEntryProto, TensorProto
 
-from bnfold.document import Document, serialise
+from bnfold.document import Document
 from bnfold.errors import OutputError
 from bnfold.external import ExternalRange, all_tensors, copy_range, external_range, write_all
 from bnfold.staging import Staged, cannot_write, keep_mode
-from bnfold.tensors import Tensor, is_external
+from bnfold.tensors import Tensor, is_external, raw_bytes
 from bnfold.text import printable
 
 ALIGNMENT = 4096  # external tensors start on pages, so that runtimes can map them
@@ -82,19 +82,20 @@ def _write_model(document: Document, stage: Staged) -> None:
     try:
         if tensors:
             _write_data(document, stage, tensors)
-        data = serialise(document.proto)
+        pieces = document.pieces()
     finally:  # the document keeps saying where its own data lies, so that it can be written again
         for tensor, entries in zip(tensors, fields, strict=True):
             del tensor.external_data[:]
             tensor.external_data.extend(entries)
     with stage.new_file(stage.path) as descriptor:
         keep_mode(descriptor, stage.target)
-        write_all(descriptor, data)
+        for piece in pieces:
+            write_all(descriptor, piece)
 
 
 def _write_data(document: Document, stage: Staged, tensors: list[TensorProto]) -> None:
     """All external tensors into one new file; their fields then name it."""
-    changed = {t.name: t for t in document.proto.graph.initializer if t.name in document.external}
+    changed = {t.name: t for t in document.proto.graph.initializer if t.name in document.changed}
     temporary = stage.temporary()
     places: list[tuple[int, int]] = []
     with stage.new_file(temporary) as descriptor:
@@ -103,7 +104,7 @@ def _write_data(document: Document, stage: Staged, tensors: list[TensorProto]) -
             gap = -position % ALIGNMENT
             write_all(descriptor, bytes(gap))
             start = position + gap
-            new = document.external[tensor.name] if changed.get(tensor.name) is tensor else None
+            new = document.changed[tensor.name] if changed.get(tensor.name) is tensor else None
             position = start + _write_tensor(tensor, new, document.folder, descriptor)
             places.append((start, position - start))
     location = _settle_data(stage, temporary)
@@ -113,7 +114,7 @@ def _write_data(document: Document, stage: Staged, tensors: list[TensorProto]) -
 
 def _write_tensor(tensor: TensorProto, new: Tensor | None, folder: Path | None, descriptor: int) -> int:
     if new is not None:
-        data = new.array().tobytes()
+        data = raw_bytes(new)
         write_all(descriptor, data)
         return len(data)
     where = external_range(tensor, folder)

@@ -30,7 +30,7 @@ def rewrite(
     progress: Progress | None = None,
 ) -> Report:
     """Find, plan and apply on the document's proto; the report says what happened to each site."""
-    facts = GraphFacts(document.proto, document.folder, freeze_inputs=freeze_inputs)
+    facts = GraphFacts(document.proto, document.folder, freeze_inputs=freeze_inputs, lifted=document.lifted)
     before = _model_facts(document, document.path)
     editor = Editor(facts)
     found = list(batchnorm.sites(facts))
@@ -42,7 +42,7 @@ def rewrite(
     sites += [_hidden_site(node, code) for node, code in batchnorm.hidden_sites(facts)]
     if any(site.outcome == "folded" for site in sites):
         editor.commit()
-        document.external = editor.external
+        document.changed = editor.changed
     return Report(
         command=command,
         version=bnfold.__version__,

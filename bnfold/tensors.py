@@ -56,10 +56,15 @@ class Tensor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A view of a TensorProto. `folder` is where its external data lives, None if it has none to read."""
+    """A view of a TensorProto.
+
+    `folder` is where its external data lives, None if it has none to read; `lifted` are the bytes that were left
+    in the file when it was parsed (see `wire`).
+    """
 
     proto: TensorProto
     folder: Path | None = None
+    lifted: memoryview | None = None
 
     @property
     def dtype(self) -> np.dtype | None:
@@ -85,8 +90,8 @@ class StoredTensor:
         count = prod(self.shape)
         if is_external(self.proto):
             flat = np.frombuffer(read_external(self.proto, self.folder), dtype)
-        elif self.proto.HasField("raw_data"):
-            raw = self.proto.raw_data
+        elif self.lifted is not None or self.proto.HasField("raw_data"):
+            raw = self.proto.raw_data if self.lifted is None else self.lifted
             self._check_length(len(raw), count * dtype.itemsize, "bytes")
             flat = np.frombuffer(raw, dtype)
         else:
@@ -222,12 +227,24 @@ def of_attributes(node: onnx.NodeProto, folder: Path | None) -> Tensor | None:
 
 def write_into(proto: TensorProto, tensor: Tensor) -> None:
     """Make `proto` hold the numbers of `tensor`, inline. Its name, doc string and metadata stay."""
-    array = tensor.array()  # first: what is cleared next may be what it is computed from
+    array = tensor.array()  # first, for the same reason as in declare
+    declare(proto, tensor)
+    proto.raw_data = array.tobytes()
+
+
+def declare(proto: TensorProto, tensor: Tensor) -> None:
+    """Make `proto` say the type and shape of `tensor`, with empty raw_data for the numbers to come."""
+    shape, kind = tensor.shape, onnx_type(tensor)  # first: `tensor` may be computed from `proto`
     for name in (
         "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data",
         "external_data", "data_location", "segment", "dims",
     ):  # fmt: skip
         proto.ClearField(name)
-    proto.data_type = onnx_type(tensor)
-    proto.dims.extend(array.shape)
-    proto.raw_data = array.tobytes()
+    proto.data_type = kind
+    proto.dims.extend(shape)
+    proto.raw_data = b""
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """The numbers as they are stored, little-endian, in C order."""
+    return np.ascontiguousarray(tensor.array()).reshape(-1).view(np.uint8).data

@@ -1,0 +1,142 @@
+"""Large tensors stay out of protobuf: taken out of the file's bytes before parsing, put back when writing.
+
+Parsing and serialising a model copies every weight several times. Instead the bytes of the file are walked once:
+
+    lift:    model bytes            ->  skeleton (each large raw_data empty) + where the numbers lie in the file
+    splice:  serialised skeleton    ->  pieces to write, one after the other, with numbers in the empty places
+
+splice(skeleton, numbers of lift) is what serialising the whole model gives. Only the plain form that writers
+produce is lifted; for anything else `lift` returns None, and protobuf parses it all.
+Source: protobuf's encoding (varints, tags, length-delimited fields); field numbers of onnx.proto.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+LENGTH_DELIMITED = 2
+GRAPH_KEY = 7 << 3 | LENGTH_DELIMITED  # ModelProto.graph
+INITIALIZER_KEY = 5 << 3 | LENGTH_DELIMITED  # GraphProto.initializer
+RAW_DATA_KEY = 9 << 3 | LENGTH_DELIMITED  # TensorProto.raw_data
+SMALLEST = 1024  # bytes; smaller tensors are parsed with the rest
+_FIXED = {1: 8, 5: 4}
+
+Buffer = bytes | memoryview
+
+
+class _OddError(Exception):
+    """The bytes are not of the plain form."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """A field of a message: its key (number and kind), where its tag starts, where its content starts and stops."""
+
+    key: int
+    tag: int
+    start: int
+    stop: int
+
+
+def lift(data: bytes) -> tuple[bytes, dict[int, memoryview]] | None:
+    """The skeleton, and the numbers that it lacks by index of the initializer; None where nothing can be lifted."""
+    view = memoryview(data)
+    try:
+        (graph,) = (f for f in _fields(data, 0, len(data)) if f.key == GRAPH_KEY)
+        found = _large_tensors(data, graph)
+    except (_OddError, ValueError):
+        return None
+    if not found:
+        return None
+    pieces: list[Buffer] = []
+    last = graph.start
+    for _, tensor, raw in found:
+        pieces.append(view[last : tensor.tag])
+        body: list[Buffer] = [view[tensor.start : raw.tag], _header(RAW_DATA_KEY, 0), view[raw.stop : tensor.stop]]
+        pieces += [_header(INITIALIZER_KEY, sum(map(len, body))), *body]
+        last = tensor.stop
+    pieces.append(view[last : graph.stop])
+    header = _header(GRAPH_KEY, sum(map(len, pieces)))
+    skeleton = b"".join([view[: graph.tag], header, *pieces, view[graph.stop :]])
+    return skeleton, {index: view[raw.start : raw.stop] for index, _, raw in found}
+
+
+def splice(skeleton: bytes, numbers: Mapping[int, Buffer]) -> list[Buffer]:
+    """What to write, in order: the skeleton with `numbers` (by index of the initializer) in its empty raw_data."""
+    if not numbers:
+        return [skeleton]
+    view = memoryview(skeleton)
+    (graph,) = (f for f in _fields(skeleton, 0, len(skeleton)) if f.key == GRAPH_KEY)
+    tensors = [f for f in _fields(skeleton, graph.start, graph.stop) if f.key == INITIALIZER_KEY]
+    pieces: list[Buffer] = []
+    last = graph.start
+    for index in sorted(numbers):
+        tensor, content = tensors[index], numbers[index]
+        (raw,) = (f for f in _fields(skeleton, tensor.start, tensor.stop) if f.key == RAW_DATA_KEY)
+        before, after = view[tensor.start : raw.tag], view[raw.stop : tensor.stop]
+        header = _header(RAW_DATA_KEY, len(content))
+        length = len(before) + len(header) + len(content) + len(after)
+        pieces += [view[last : tensor.tag], _header(INITIALIZER_KEY, length), before, header, content, after]
+        last = tensor.stop
+    pieces.append(view[last : graph.stop])
+    header = _header(GRAPH_KEY, sum(map(len, pieces)))
+    return [view[: graph.tag], header, *pieces, view[graph.stop :]]
+
+
+def _large_tensors(data: bytes, graph: _Field) -> list[tuple[int, _Field, _Field]]:
+    """Index, tensor and raw_data of each initializer that is worth lifting."""
+    found: list[tuple[int, _Field, _Field]] = []
+    index = 0
+    for tensor in _fields(data, graph.start, graph.stop):
+        if tensor.key != INITIALIZER_KEY:
+            continue
+        if tensor.stop - tensor.start > SMALLEST:
+            raws = [f for f in _fields(data, tensor.start, tensor.stop) if f.key == RAW_DATA_KEY]
+            if len(raws) > 1:
+                raise _OddError
+            found += [(index, tensor, raw) for raw in raws if raw.stop - raw.start >= SMALLEST]
+        index += 1
+    return found
+
+
+def _fields(data: bytes, position: int, end: int) -> list[_Field]:
+    """The fields of the message between `position` and `end`."""
+    fields: list[_Field] = []
+    while position < end:
+        tag = position
+        key, position = _varint(data, position, end)
+        kind, start = key & 7, position
+        if kind == LENGTH_DELIMITED:
+            length, start = _varint(data, position, end)
+            position = start + length
+        elif kind == 0:
+            _, position = _varint(data, position, end)
+        elif kind in _FIXED:
+            position += _FIXED[kind]
+        else:
+            raise _OddError  # groups, or no protobuf at all
+        if position > end:
+            raise _OddError
+        fields.append(_Field(key, tag, start, position))
+    return fields
+
+
+def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
+    value = shift = 0
+    while position < end and shift < 64:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+    raise _OddError
+
+
+def _header(key: int, length: int) -> bytes:
+    """The tag and length of a length-delimited field."""
+    out = bytearray([key])
+    while length > 0x7F:
+        out.append(length & 0x7F | 0x80)
+        length >>= 7
+    out.append(length)
+    return bytes(out)
