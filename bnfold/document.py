@@ -9,7 +9,7 @@ from onnx import ModelProto
 
 from bnfold.errors import InvalidModelError, OutputError
 from bnfold.external import all_tensors, external_range
-from bnfold.nodes import ONNX_DOMAINS, all_text
+from bnfold.nodes import ONNX_DOMAINS, check_text
 from bnfold.tensors import Tensor, is_external, raw_bytes, write_into
 from bnfold.text import size
 from bnfold.wire import Buffer, lift, splice
@@ -147,8 +147,7 @@ def _parse(data: bytes) -> ModelProto:
 
 
 def _check_header(proto: ModelProto) -> None:
-    if any(not isinstance(name, str) for name in all_text(proto)):
-        raise InvalidModelError("a name in the model is not UTF-8 text")
+    check_text(proto)
     if not proto.HasField("graph"):
         raise InvalidModelError("not an ONNX model, or cut short: there is no graph in it")
     if proto.ir_version < 1:

@@ -188,7 +188,7 @@ class Editor:
         self.facts.producers[name] = index
         self.facts.uses[name] = self.facts.uses.pop(value)
         for use in self.facts.uses[name]:
-            self.facts.nodes[use.node].input[use.index] = name
+            self.facts.nodes[use.node].input[use.slot] = name
         self._new_names[value] = name
         self._fresh_values.add(name)
         self.renamed.append((value, name))

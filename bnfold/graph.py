@@ -6,8 +6,8 @@ does, and keeps these facts true while it works.
 
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from onnx import ModelProto, NodeProto, ValueInfoProto
 
@@ -17,12 +17,11 @@ from bnfold.nodes import all_names, captures, label, names_pinned_elsewhere, sta
 from bnfold.text import printable
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
-    """One place where a value is read: input `index` of node `node`, or, with index -1, inside its nested graphs."""
+class Use(NamedTuple):
+    """One place where a value is read: input `slot` of node `node`, or, with slot -1, inside its nested graphs."""
 
     node: int
-    index: int
+    slot: int
 
 
 class GraphFacts:

@@ -86,18 +86,30 @@ def standard_domain(domain: str) -> str:
     return "" if domain in ONNX_DOMAINS else domain
 
 
-def all_text(model: ModelProto) -> Iterator[str | bytes]:
-    """Every string that bnfold reads from a model; bytes, where it is not the UTF-8 text it ought to be."""
-    yield from all_names(model)
+def check_text(model: ModelProto) -> None:
+    """Make sure that every name is text: protobuf hands over as bytes what is not UTF-8.
+
+    Raises:
+        InvalidModelError: one is not.
+    """
+    try:
+        "".join(_texts(model))
+        for nodes in (model.graph.node, *(function.node for function in model.functions)):
+            for node in (*nodes, *nested_nodes(nodes)):
+                "".join([node.name, node.op_type, node.domain, *node.input, *node.output])
+                "".join([entry.name for entry in node.attribute])
+    except TypeError:
+        raise InvalidModelError("a name in the model is not UTF-8 text") from None
+
+
+def _texts(model: ModelProto) -> Iterator[str]:
+    for graph in (model.graph, *(g for node in nested_nodes(model.graph.node) for g in subgraphs(node))):
+        for values in (graph.input, graph.output, graph.value_info, graph.initializer):
+            yield from (value.name for value in values)
+        yield from (tensor.values.name for tensor in graph.sparse_initializer)
     yield from (entry.domain for entry in model.opset_import)
     yield from (entry.tensor_name for entry in model.graph.quantization_annotation)
-    for nodes in (model.graph.node, *(function.node for function in model.functions)):
-        for node in (*nodes, *nested_nodes(nodes)):
-            yield from (node.name, node.op_type, node.domain)
-            yield from (entry.name for entry in node.attribute)
-            yield from node.output
-    for function in model.functions:
-        yield from (function.name, function.domain)
+    yield from (text for function in model.functions for text in (function.name, function.domain))
 
 
 def all_names(model: ModelProto) -> Iterator[str]:

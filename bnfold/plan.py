@@ -81,7 +81,7 @@ def _used_elsewhere(facts: GraphFacts, producer: int, value: str) -> Refusal | N
     if value in facts.outputs:
         return Refusal(Code.PRODUCER_IS_OUTPUT, f"{shown!r}, made by {at}, is an output of the model", at)
     uses = facts.users(value)
-    captured = [use for use in uses if use.index < 0]
+    captured = [use for use in uses if use.slot < 0]
     if captured:
         inside = label(facts.nodes[captured[0].node])
         return Refusal(Code.CAPTURED_BY_SUBGRAPH, f"{shown!r}, made by {at}, is read inside {inside}", at)

@@ -5,6 +5,7 @@ rounds twice: 1 + 2**-8 + 2**-40 becomes 1 + 2**-8 in float32, a tie, and ends a
 Rounding the first step *to odd* (Boldo & Melquiond 2008) keeps what lies below the tie in the last bit.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,11 +26,13 @@ def _finfo(dtype: np.dtype) -> Any:
     return ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]  # it has no annotations
 
 
+@functools.cache
 def unit_roundoff(dtype: np.dtype) -> float:
     """Half the distance from 1 to the next number of `dtype`: 2**-24 for float32."""
     return float(_finfo(dtype).eps) / 2
 
 
+@functools.cache
 def smallest_normal(dtype: np.dtype) -> float:
     """The least positive number of `dtype` with full precision: 2**-126 for float32."""
     return float(_finfo(dtype).smallest_normal)
@@ -73,11 +76,11 @@ def _round_to_odd(values: Float64Array) -> NDArray[np.float32]:
 
 def map_peaks(array: Array, axis: int) -> Float64Array:
     """The largest magnitude in each slice along `axis`: float64 (array.shape[axis],). NaN where one is NaN."""
-    others = tuple(i for i in range(array.ndim) if i != axis)
     if array.size == 0:
         return np.zeros(array.shape[axis])
+    rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
     with np.errstate(invalid="ignore"):  # NaN among bfloat16
-        high, low = to_float64(array.max(axis=others)), to_float64(array.min(axis=others))
+        high, low = to_float64(rows.max(axis=1)), to_float64(rows.min(axis=1))
     peaks: Float64Array = np.maximum(high, -low)
     return peaks
 
@@ -100,13 +103,13 @@ def rounding_fault(
     normal number, or that is exactly zero (a dead map), is left alone.
     """
     peaks = map_peaks(rounded, axis)
-    overflow = ~np.isfinite(peaks)
-    if overflow.any():
-        return RoundingFault("overflow", tuple(np.flatnonzero(overflow).tolist()))
-    dtype = rounded.dtype
-    low = np.flatnonzero(peaks < smallest_normal(dtype))
-    if not low.size:
+    finite = np.isfinite(peaks)
+    if not finite.all():
+        return RoundingFault("overflow", tuple(np.flatnonzero(~finite).tolist()))
+    is_low = peaks < smallest_normal(rounded.dtype)
+    if not is_low.any():
         return None
+    low = np.flatnonzero(is_low)
     before = source()
     lost = tuple(int(c) for c in low if _map_is_lost(before, factor, rounded, axis, int(c)))
     return RoundingFault("underflow", lost) if lost else None

@@ -82,12 +82,12 @@ class StoredTensor:
         Raises:
             InvalidModelError: the data's length does not fit the declared shape and type.
         """
-        dtype = self.dtype
+        dtype, shape = self.dtype, self.shape
         if dtype is None:
             raise InvalidModelError(f"tensor {self.proto.name!r} has a type that bnfold does not compute with")
-        if any(size < 0 for size in self.shape):
-            raise InvalidModelError(f"tensor {self.proto.name!r} has a negative dimension in {list(self.shape)}")
-        count = prod(self.shape)
+        if any(size < 0 for size in shape):
+            raise InvalidModelError(f"tensor {self.proto.name!r} has a negative dimension in {list(shape)}")
+        count = prod(shape)
         if is_external(self.proto):
             flat = np.frombuffer(read_external(self.proto, self.folder), dtype)
         elif self.lifted is not None or self.proto.HasField("raw_data"):
@@ -98,9 +98,9 @@ class StoredTensor:
             flat = self._typed_values(dtype)
         self._check_length(flat.size, count, "elements")
         try:
-            return flat.reshape(self.shape)
+            return flat.reshape(shape)
         except ValueError:  # no elements, but dimensions beyond what numpy can count
-            raise InvalidModelError(f"tensor {self.proto.name!r} has the shape {list(self.shape)}") from None
+            raise InvalidModelError(f"tensor {self.proto.name!r} has the shape {list(shape)}") from None
 
     def exact(self) -> Float64Array:
         """The numbers in float64; every storage type converts exactly."""

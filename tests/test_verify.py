@@ -12,8 +12,9 @@ from bnfold.verify import ProviderRun, VerifyOptions, combine
 from bnfold.verify.compare import compare_arrays, compare_outputs
 from bnfold.verify.feeds import InputSpec, Sizes, choose_shapes, make_feeds, nudge, parse_dim, parse_shape
 from bnfold.verify.judge import verify_pair
+from bnfold.verify.providers import full_name
 from bnfold.verify.reference import ReferenceRunner
-from bnfold.verify.runtime import OrtRunner, full_name
+from bnfold.verify.runtime import OrtRunner
 from tests.conftest import MODELS, batchnorm_parameters, conv_bn, model, random_feeds, run, tensor
 
 FLOAT32 = np.dtype(np.float32)

@@ -76,7 +76,7 @@ def source(facts: GraphFacts, index: int) -> Source | Refusal:
     values: list[Float64Array] = []
     overridable: list[str] = []
     for name, value in zip(PARAMETERS, node.input[1:], strict=True):
-        found = read_constant(facts, value, f"{name} of {label(node)}", Code.PARAMS_NOT_CONSTANT)
+        found = read_constant(facts, value, name, node, Code.PARAMS_NOT_CONSTANT)
         if isinstance(found, Refusal):
             return found
         overridable += found.overridable
@@ -130,17 +130,18 @@ def _per_map(facts: GraphFacts, node: NodeProto, values: list[Float64Array]) -> 
 
 
 def _affine(node: NodeProto, values: list[Float64Array]) -> ChannelAffine | Refusal:
-    for name, value in zip(PARAMETERS, values, strict=True):
-        bad = np.flatnonzero(~np.isfinite(value))
-        if bad.size:
-            return Refusal(Code.NON_FINITE, f"{name} of {label(node)} is {value[bad[0]]} at map {bad[0]}")
     gamma, beta, mean, var = values
+    if not np.isfinite(values).all():
+        row, bad_map = np.argwhere(~np.isfinite(values))[0]
+        message = f"{PARAMETERS[row]} of {label(node)} is {values[row][bad_map]} at map {bad_map}"
+        return Refusal(Code.NON_FINITE, message)
     epsilon = float_attribute(node, "epsilon", DEFAULT_EPSILON)
     total = var + epsilon
     # Where one is negative and the other only just outweighs it, the sum depends on the precision it is formed in.
     cancels = ((var < 0) | (epsilon < 0)) & (total < 2.0**-10 * abs(epsilon))
-    bad = np.flatnonzero((total <= 0) | cancels | ~np.isfinite(total))
-    if bad.size:
+    wrong = (total <= 0) | cancels | ~np.isfinite(total)
+    if wrong.any():
+        bad = np.flatnonzero(wrong)
         return Refusal(
             Code.BAD_VARIANCE,
             f"var + epsilon of {label(node)} is {total[bad[0]]:g} at map {bad[0]} (var {var[bad[0]]:g})",

@@ -10,6 +10,7 @@ A rule changes nothing and asks nothing about who else uses the output: `plan.pu
 site is its only use.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -39,6 +40,7 @@ class Step:
 PullRule = Callable[[GraphFacts, int, ChannelAffine], Step | Refusal]
 
 
+@functools.cache
 def pull_rules() -> Mapping[str, PullRule]:
     """The table: operator to rule."""
     from bnfold.rules import conv, passthrough

@@ -12,7 +12,7 @@ from typing import Literal
 from bnfold.errors import UsageError
 from bnfold.text import printable
 from bnfold.verify.compare import OutputComparison
-from bnfold.verify.runtime import full_name
+from bnfold.verify.providers import full_name
 
 LARGEST_SIZE = 2**31 - 1
 Verdict = Literal["equal", "different", "not verified"]

@@ -8,8 +8,9 @@ from bnfold.text import printable
 from bnfold.verify import Progress, ProviderRun, Verification, VerifyOptions, combine
 from bnfold.verify.compare import OutputComparison, compare_outputs
 from bnfold.verify.feeds import ATTEMPTS, Feeds, choose_shapes, make_feeds, nudge
+from bnfold.verify.providers import CPU, REFERENCE, full_name
 from bnfold.verify.reference import ReferenceRunner, storage_type
-from bnfold.verify.runtime import CannotRunError, OrtRunner, Runner, full_name, load_graph
+from bnfold.verify.runtime import CannotRunError, OrtRunner, Runner, load_graph
 
 Model = Path | bytes
 
@@ -67,12 +68,12 @@ def _load(provider: str, original: Model, folded: Model, options: VerifyOptions)
     Raises:
         CannotRunError: the original cannot be run.
     """
-    if provider == "reference":
+    if provider == REFERENCE:
         return _Pair(original, ReferenceRunner(original), ReferenceRunner(folded))
     try:
         first = OrtRunner(original, provider, options.threads)
     except CannotRunError as error:
-        if provider != "CPUExecutionProvider" or "not installed" in str(error):
+        if provider != CPU or "not installed" in str(error):
             raise
         return _stand_in(original, folded, str(error))
     try:
@@ -180,7 +181,7 @@ def _compare_once(pair: _Pair, feeds: Feeds, reference: list[Any], seed: int) ->
     """
     names = pair.original.outputs
     found = pair.folded.run(feeds)
-    if pair.original.provider != "reference":
+    if pair.original.provider != REFERENCE:
         outputs = compare_outputs(names, reference, found)
         if all(output.equal for output in outputs):
             return outputs
@@ -232,7 +233,7 @@ def _arbitrate(run: ProviderRun, original: Model, folded: Model, options: Verify
 
     The limits stay those of the run's type, because that is the type the folded weights were rounded to.
     """
-    if run.provider == "reference" or any(output.problem for output in run.outputs):
+    if run.provider == REFERENCE or any(output.problem for output in run.outputs):
         return run
     outputs: list[OutputComparison] = []
     try:

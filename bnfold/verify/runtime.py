@@ -6,13 +6,12 @@ from typing import Any, Protocol
 import numpy as np
 import onnx
 
-from bnfold.errors import UsageError
 from bnfold.nodes import ONNX_DOMAINS, nested_nodes
 from bnfold.verify.feeds import Feeds, InputSpec
+from bnfold.verify.providers import CUDA
 
 # ORT_DISABLE_ALL on both sides is what makes the comparison mean something: at the default level onnxruntime
 # folds the original too, and the check would compare folded with folded.
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
 _NUMPY = {
     "float": np.float32, "double": np.float64, "float16": np.float16, "int8": np.int8, "uint8": np.uint8,
@@ -42,18 +41,6 @@ class Runner(Protocol):
         """The outputs, in the model's order. Raises CannotRunError."""
 
 
-def full_name(provider: str) -> str:
-    """The full name that onnxruntime has for a provider given as "cpu", "cuda", or in full; "reference" is itself.
-
-    Raises:
-        UsageError: no such provider.
-    """
-    name = _PROVIDERS.get(provider.lower(), provider)
-    if name not in (*_PROVIDERS.values(), "reference"):
-        raise UsageError(f"provider {provider!r} is unknown; choose cpu, cuda or reference")
-    return name
-
-
 class OrtRunner:
     """One onnxruntime session.
 
@@ -68,7 +55,7 @@ class OrtRunner:
             raise CannotRunError(INSTALL) from None
         if not hasattr(ort, "InferenceSession"):  # what uninstalling one of the two packages leaves of the other
             raise CannotRunError(INSTALL)
-        if provider == _PROVIDERS["cuda"] and hasattr(ort, "preload_dlls"):
+        if provider == CUDA and hasattr(ort, "preload_dlls"):
             ort.preload_dlls()
         if provider not in ort.get_available_providers():
             raise CannotRunError(
@@ -82,7 +69,7 @@ class OrtRunner:
         options.log_severity_level = 4
         if threads is not None:
             options.intra_op_num_threads = threads
-        wanted = (provider, _CUDA_OPTIONS) if provider == _PROVIDERS["cuda"] else provider
+        wanted = (provider, _CUDA_OPTIONS) if provider == CUDA else provider
         try:
             source = str(model) if isinstance(model, Path) else model
             self._session = ort.InferenceSession(source, options, providers=[wanted])
