@@ -1,5 +1,7 @@
 """The command line: parses, calls the API, picks a renderer, exits. No graph logic, no heavy import at the top."""
 
+import contextlib
+import gc
 import os
 import signal
 import sys
@@ -155,7 +157,12 @@ def main(argv: list[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # names in a model may be in any script, the terminal's may be another
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(_run(argv))
+    gc.disable()  # one command, one process: collecting while a large graph is walked takes time and frees nothing
+    code = _run(argv)
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)  # everything is written and closed; tearing down a large model takes longer than making it
 
 
 def _run(argv: list[str] | None) -> int:

@@ -42,15 +42,24 @@ class Document:
         data_files: the files that hold external data, relative to `folder`.
     """
 
-    def __init__(self, proto: ModelProto, path: Path | None, lifted: dict[int, memoryview] | None = None) -> None:
+    def __init__(
+        self,
+        proto: ModelProto,
+        path: Path | None,
+        lifted: dict[int, memoryview] | None = None,
+        *,
+        external: bool = True,
+    ) -> None:
         self.proto = proto
         self.path = path
         self.folder = path.parent if path else None
         self.changed: dict[str, Tensor] = {}
         _check_header(proto)
         self.lifted = {proto.graph.initializer[i].name: numbers for i, numbers in (lifted or {}).items()}
-        tensors = (tensor for tensor in all_tensors(proto) if is_external(tensor))
-        self.data_files = {external_range(tensor, self.folder).location for tensor in tensors}
+        self.data_files: set[str] = set()
+        if external:
+            tensors = (tensor for tensor in all_tensors(proto) if is_external(tensor))
+            self.data_files = {external_range(tensor, self.folder).location for tensor in tensors}
 
     @classmethod
     def open(cls, source: "str | Path | ModelProto") -> "Document":
@@ -65,10 +74,9 @@ class Document:
             return cls(proto, None)
         path = Path(source)
         data = _read(path)
-        parts = lift(data) if len(data) >= LIFT_FROM else None
-        if parts is None:
-            return cls(_parse(data), path)
-        return cls(_parse(parts[0]), path, parts[1])
+        skeleton, lifted = (lift(data) if len(data) >= LIFT_FROM else None) or (data, {})
+        # External data is named by the key "location". Looking for that is faster than looking at every tensor.
+        return cls(_parse(skeleton), path, lifted, external=b"location" in skeleton)
 
     def inlined(self) -> ModelProto:
         """A copy of the model that holds its numbers; unchanged external data stays where it is."""

@@ -77,7 +77,7 @@ def _copy_data(folder: Path, location: str, stage: Staged) -> None:
 
 
 def _write_model(document: Document, stage: Staged) -> None:
-    tensors = [tensor for tensor in all_tensors(document.proto) if is_external(tensor)]
+    tensors = [t for t in all_tensors(document.proto) if is_external(t)] if document.data_files else []
     fields = [list(tensor.external_data) for tensor in tensors]
     try:
         if tensors:

@@ -17,7 +17,7 @@ LENGTH_DELIMITED = 2
 GRAPH_KEY = 7 << 3 | LENGTH_DELIMITED  # ModelProto.graph
 INITIALIZER_KEY = 5 << 3 | LENGTH_DELIMITED  # GraphProto.initializer
 RAW_DATA_KEY = 9 << 3 | LENGTH_DELIMITED  # TensorProto.raw_data
-SMALLEST = 1024  # bytes; smaller tensors are parsed with the rest
+SMALLEST = 2**16  # bytes; smaller tensors are parsed with the rest
 _FIXED = {1: 8, 5: 4}
 
 Buffer = bytes | memoryview

@@ -5,19 +5,29 @@ import random
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, helper
 
 import bnfold
-from bnfold import document
-from bnfold.wire import SMALLEST, lift, splice
+from bnfold import document, edits, wire
+from bnfold.wire import lift, splice
 from tests.conftest import MODELS, assert_same_outputs, batchnorm_parameters, conv_bn, model, ops, tensor
 
 
 def joined(pieces) -> bytes:
     """The pieces, one after the other."""
     return b"".join(pieces)
+
+
+SMALLEST = 1024
+
+
+@pytest.fixture(autouse=True)
+def smallest(monkeypatch):
+    """Tensors from 1 KiB on are large enough, here."""
+    monkeypatch.setattr(wire, "SMALLEST", SMALLEST)
+    monkeypatch.setattr(edits, "SMALLEST", SMALLEST)
 
 
 @pytest.fixture
@@ -43,6 +53,7 @@ def test_lift_and_splice_are_inverse(path):
         assert proto.graph.initializer[index].HasField("raw_data")
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.lists(st.sampled_from([0, 1, 255, 256, 4095, 4096, 70000]), max_size=6), doc=st.text(max_size=300))
 def test_lengths_of_every_size_are_patched(sizes, doc):
     """Lengths grow and shrink over the borders of one, two and three bytes; what follows raw_data stays behind it."""
