@@ -21,6 +21,7 @@ from bnfold.text import printable
 if TYPE_CHECKING:
     from bnfold.graph import GraphFacts
 
+MOST_BYTES = 2**28  # of computed constants in one model; real ones are a few biases and parameters
 SAME_TYPE = frozenset(  # operators whose output has the element type of their first input
     ["Abs", "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "ConvTranspose", "Div", "Dropout",
      "Elu", "Expand", "Flatten", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish",
@@ -71,6 +72,9 @@ class Constants:
         self._types |= {t.name: t.data_type for t in graph.initializer}
         self._nodes: set[int] = set()
         self._computed: dict[str, Tensor | None] = {}
+        self._found: dict[str, Constant | None] = {}
+        self._origins: dict[str, frozenset[str]] = {}
+        self._spent = 0
 
     def index(self, order: Iterable[int]) -> None:
         """Find the nodes that compute constants; `order` is topological."""
@@ -97,61 +101,65 @@ class Constants:
 
     def find(self, value: str) -> Constant | None:
         """The constant behind `value`: an initializer, a Constant node, or what pure operators make of those."""
-        value = self._facts.through_identity(value)
+        if value not in self.stored:
+            value = self._facts.through_identity(value)
         if value in self.stored:
             tensor = self.stored[value]
             return Constant(value, tensor, prod(tensor.shape), self._overridable([value]))
         node = self._facts.producer(value)
         if node is None or node not in self._nodes:
             return None
-        below = self._below(node)
-        for index in below:
-            self._compute(index)
-        computed = self._computed[value]
-        reads = {name for index in below for name in inputs_that_matter(self._facts.nodes[index])}
-        held = [self.stored[name] for name in reads if name in self.stored]
-        held += [made for index in below if self._facts.op(index) == "Constant" and (made := self._value_of(index))]
-        elements = sum(prod(tensor.shape) for tensor in held)
-        return None if computed is None else Constant(value, computed, elements, self._overridable(sorted(reads)))
+        if value not in self._found:
+            self._found[value] = self._evaluate(value, node)
+        return self._found[value]
 
-    def _value_of(self, node: int) -> Tensor | None:
-        return self._computed.get(self._facts.nodes[node].output[0])
+    def _evaluate(self, value: str, node: int) -> Constant | None:
+        for index in self._open_below(node):
+            self._origins |= dict.fromkeys(self._facts.nodes[index].output, self._compute(index))
+        tensor = self._computed.get(value)
+        if tensor is None:
+            return None
+        origins = sorted(self._origins[value])
+        elements = sum(prod(held.shape) for name in origins if (held := self._held(name)) is not None)
+        return Constant(value, tensor, elements, self._overridable(origins))
 
-    def _below(self, node: int) -> list[int]:
-        """The nodes that the constant `node` is computed from, itself included, in order."""
+    def _held(self, name: str) -> Tensor | None:
+        return self.stored.get(name) or self._computed.get(name)
+
+    def _open_below(self, node: int) -> list[int]:
+        """The nodes that the constant `node` is computed from and that are not computed yet, itself too, in order."""
         found, open_ = {node}, [node]
         while open_:
             for name in inputs_that_matter(self._facts.nodes[open_.pop()]):
                 source = self._facts.producer(name)
-                if source is not None and source not in found:
+                if source is not None and source not in found and name not in self._computed:
                     found.add(source)
                     open_.append(source)
         return sorted(found, key=self._facts.position)
 
-    def _compute(self, node: int) -> None:
+    def _compute(self, node: int) -> frozenset[str]:
+        """Compute the node's output, None where that cannot be; returns the constants of the file behind it."""
         proto = self._facts.nodes[node]
         output = proto.output[0]
-        if output in self._computed:
-            return
         if self._facts.op(node) == "Constant":
             self._computed[output] = of_attributes(proto, self._facts.folder)
-            return
-        inputs: dict[str, Array] = {}
-        for name in (name for name in proto.input if name):
-            tensor = self.stored.get(name) or self._computed.get(name)
-            if tensor is not None and tensor.dtype is not None:
-                inputs[name] = tensor.array()
-            elif name in inputs_that_matter(proto):
-                self._computed[output] = None
-                return
-            else:
-                dtype = self.value_type(name)
-                if dtype is None:
-                    self._computed[output] = None
-                    return
-                inputs[name] = np.zeros(0, dtype)
-        result = evaluate(proto, inputs, self._facts.opset())
-        self._computed[output] = None if result is None else ArrayTensor(result)
+            return frozenset([output])
+        matter = inputs_that_matter(proto)
+        inputs = {name: self._input(name, matters=name in matter) for name in proto.input if name}
+        known = {name: array for name, array in inputs.items() if array is not None}
+        result = evaluate(proto, known, self._facts.opset()) if len(known) == len(inputs) else None
+        self._spent += 0 if result is None else result.nbytes
+        kept = result is not None and self._spent <= MOST_BYTES
+        self._computed[output] = ArrayTensor(result) if result is not None and kept else None
+        return frozenset().union(*(self._origins.get(name, {name}) for name in matter))
+
+    def _input(self, name: str, *, matters: bool) -> Array | None:
+        """The numbers of an input; for one of which only the type matters, an empty array of its type."""
+        tensor = self._held(name)
+        if tensor is not None and tensor.dtype is not None:
+            return tensor.array()
+        dtype = None if matters else self.value_type(name)
+        return None if dtype is None else np.zeros(0, dtype)
 
     def value_type(self, value: str) -> np.dtype | None:
         """The element type of a value, declared or by what makes it; None where neither tells."""
@@ -165,10 +173,10 @@ class Constants:
                 break
             value = self._facts.only_input(producer)
         self._types |= dict.fromkeys(path, kind or TensorProto.UNDEFINED)
-        return np.dtype(helper.tensor_dtype_to_np_dtype(kind)) if kind else None
+        return np.dtype(helper.tensor_dtype_to_np_dtype(kind)) if kind in TensorProto.DataType.values() else None
 
-    def _overridable(self, names: Iterable[str]) -> tuple[str, ...]:
+    def _overridable(self, names: list[str]) -> tuple[str, ...]:
         """Those of the names that a caller may feed another value for (below IR 4 all initializers are inputs)."""
         if self._facts.model.ir_version < 4:
             return ()
-        return tuple(name for name in dict.fromkeys(names) if name in self.stored and name in self._facts.inputs)
+        return tuple([name for name in names if name in self._facts.inputs and name in self.stored])

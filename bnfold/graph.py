@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, ValueInfoProto
 
 from bnfold.constants import Constants
 from bnfold.errors import InvalidModelError
-from bnfold.nodes import all_names, captures, label, names_pinned_elsewhere, standard_domain
+from bnfold.nodes import captures, label, names_pinned_elsewhere, other_names, standard_domain
 from bnfold.text import printable
 
 
@@ -60,12 +60,14 @@ class GraphFacts:
         self.producers: dict[str, int] = {}
         self.uses: dict[str, dict[Use, None]] = {}  # an ordered set: removing one of many takes no time
         self._local_functions = {(standard_domain(f.domain), f.name) for f in model.functions}
-        self._taken: set[str] | None = None
         self._counts: dict[str, int] = {}
+        self._copies: dict[str, str] = {}
         self._positions: dict[int, int] = {}
         self.order: Sequence[int] = range(len(self.nodes))
         self._index_nodes()
         self._check_outputs()
+        self._taken = {*self.producers, *self.uses, *self.inputs, *self.constants.stored, *self.sparse}
+        self._taken.update(self.outputs, other_names(model))
 
     def _index_nodes(self) -> None:
         known = self.inputs.keys() | self.constants.stored.keys() | self.sparse | {""}
@@ -160,8 +162,12 @@ class GraphFacts:
 
     def through_identity(self, value: str) -> str:
         """The value that `value` is a copy of, through any number of Identity nodes; often itself."""
+        path: list[str] = []
         while (node := self.producer(value)) is not None and self.op(node) == "Identity":
-            value = self.only_input(node)
+            path.append(value)
+            value = self._copies.get(value) or self.only_input(node)
+        if value in self.constants.stored:
+            self._copies |= dict.fromkeys(path, value)  # so that a long chain is walked once
         return value
 
     def position(self, node: int) -> int:
@@ -174,8 +180,6 @@ class GraphFacts:
 
     def fresh(self, hint: str) -> str:
         """A name like `hint` that nothing in the model uses; taken from now on."""
-        if self._taken is None:
-            self._taken = set(all_names(self.model)) | self.constants.stored.keys()
         name, count = hint, self._counts.get(hint, 1)
         while name in self._taken:
             count += 1

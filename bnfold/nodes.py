@@ -114,9 +114,12 @@ def _texts(model: ModelProto) -> Iterator[str]:
     yield from (text for function in model.functions for text in (function.name, function.domain))
 
 
-def all_names(model: ModelProto) -> Iterator[str]:
-    """Every name of a value in the model, nested graphs included."""
-    yield from _graph_names(model.graph)
+def other_names(model: ModelProto) -> Iterator[str]:
+    """The names of values that are not made or read by the main graph's own nodes: declared, nested, training."""
+    yield from (value.name for value in model.graph.value_info)
+    for node in model.graph.node:
+        for inner in subgraphs(node):
+            yield from _graph_names(inner)
     for info in model.training_info:
         yield from _graph_names(info.initialization)
         yield from _graph_names(info.algorithm)

@@ -5,6 +5,7 @@ Each operator answers for itself (`rules`); a carrier's answer is further questi
 open questions, and it ends with a list of edits or with the first refusal. Nothing is changed here.
 """
 
+import itertools
 from collections.abc import Mapping
 
 from bnfold.affine import ChannelAffine
@@ -88,6 +89,7 @@ def _used_elsewhere(facts: GraphFacts, producer: int, value: str) -> Refusal | N
     if value in facts.pinned:
         return Refusal(Code.PRODUCER_SHARED, f"{shown!r}, made by {at}, is referred to by an annotation", at)
     if len(uses) > 1:
-        others = ", ".join(sorted({label(facts.nodes[use.node]) for use in uses})[:4])
+        some = sorted({label(facts.nodes[use.node]) for use in itertools.islice(uses, 4)})
+        others = ", ".join(some) + (", ..." if len(uses) > 4 else "")
         return Refusal(Code.PRODUCER_SHARED, f"{shown!r}, made by {at}, is read {len(uses)} times: {others}", at)
     return None

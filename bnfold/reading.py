@@ -38,7 +38,9 @@ def _why_not(facts: GraphFacts, value: str, role: str, absent: Code) -> Refusal:
         where = f"{role}, {printable(value)!r}, is a model input" if value else f"{role} is missing"
         return Refusal(absent, where)
     by = label(facts.nodes[producer])
-    if facts.op(producer) == "Constant" and facts.nodes[producer].attribute[0].name == "sparse_value":
+    if facts.op(producer) == "Constant" and any(
+        entry.name == "sparse_value" for entry in facts.nodes[producer].attribute
+    ):
         return Refusal(Code.SPARSE_WEIGHT, f"{role} is the sparse tensor of {by}", by)
     if facts.op(producer) == "DequantizeLinear":
         return Refusal(Code.QUANTIZED_WEIGHT, f"{role} comes out of {by}", by)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -60,26 +59,22 @@ def rewrite(
 def _fold_site(facts: GraphFacts, editor: Editor, index: int) -> SiteReport:
     node = facts.nodes[index]
     source = facts.producer(node.input[0]) if node.input else None
-    site = SiteReport(
-        site=label(node),
-        output=printable(node.output[0]) if node.output else "",
-        producer=None if source is None else label(facts.nodes[source]),
-        outcome="left",
-    )
+    name, output = label(node), printable(node.output[0]) if node.output else ""
+    producer = None if source is None else label(facts.nodes[source])
     answer = plan_site(facts, index)
     if isinstance(answer, Refusal):
-        return _left(site, answer)
+        return _left(name, output, producer, answer)
     editor.apply(answer)
-    return replace(site, outcome="folded", into=answer.absorber, notes=answer.notes)
+    return SiteReport(name, output, producer, "folded", into=answer.absorber, notes=answer.notes)
 
 
 def _hidden_site(node: NodeProto, code: Code) -> SiteReport:
-    site = SiteReport(site=label(node), output=printable(next(iter(node.output), "")), producer=None, outcome="left")
-    return _left(site, Refusal(code, code.explanation))
+    return _left(label(node), printable(next(iter(node.output), "")), None, Refusal(code, code.explanation))
 
 
-def _left(site: SiteReport, refusal: Refusal) -> SiteReport:
-    return replace(site, code=refusal.code.value, message=refusal.message, help=refusal.code.help)
+def _left(name: str, output: str, producer: str | None, refusal: Refusal) -> SiteReport:
+    code = refusal.code
+    return SiteReport(name, output, producer, "left", code=code.value, message=refusal.message, help=code.help)
 
 
 def _model_facts(document: Document, path: Path | None) -> ModelFacts:

@@ -85,7 +85,7 @@ class StoredTensor:
         dtype, shape = self.dtype, self.shape
         if dtype is None:
             raise InvalidModelError(f"tensor {self.proto.name!r} has a type that bnfold does not compute with")
-        if any(size < 0 for size in shape):
+        if min(shape, default=0) < 0:
             raise InvalidModelError(f"tensor {self.proto.name!r} has a negative dimension in {list(shape)}")
         count = prod(shape)
         if is_external(self.proto):
