@@ -102,9 +102,11 @@ class Editor:
         gone = self._dead_values | self._dead_tensors
         _remove(graph.input, lambda value: value.name in self._dead_tensors or value.name in self.frozen)
         for value in (*graph.input, *graph.value_info):
-            value.name = self._new_names.get(value.name, value.name)
+            if value.name in self._new_names:
+                value.name = self._new_names[value.name]
         for annotation in graph.quantization_annotation:
-            annotation.tensor_name = self._new_names.get(annotation.tensor_name, annotation.tensor_name)
+            if annotation.tensor_name in self._new_names:
+                annotation.tensor_name = self._new_names[annotation.tensor_name]
         _remove(graph.value_info, lambda value: value.name in gone)
         _remove(graph.quantization_annotation, lambda entry: entry.tensor_name in gone)
 

@@ -78,10 +78,9 @@ def map_peaks(array: Array, axis: int) -> Float64Array:
     """The largest magnitude in each slice along `axis`: float64 (array.shape[axis],). NaN where one is NaN."""
     if array.size == 0:
         return np.zeros(array.shape[axis])
-    rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+    rows = (np.moveaxis(array, axis, 0) if axis else array).reshape(array.shape[axis], -1)
     with np.errstate(invalid="ignore"):  # NaN among bfloat16
-        high, low = to_float64(rows.max(axis=1)), to_float64(rows.min(axis=1))
-    peaks: Float64Array = np.maximum(high, -low)
+        peaks: Float64Array = np.maximum(rows.max(axis=1), -rows.min(axis=1)).astype(np.float64)
     return peaks
 
 

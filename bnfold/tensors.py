@@ -36,6 +36,12 @@ _TYPED_FIELDS: dict[int, str] = {
 }
 
 
+_DATA_FIELDS = (
+    "dims", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data", "external_data",
+    "data_location", "segment",
+)  # fmt: skip
+
+
 class Tensor(Protocol):
     """A constant's numbers. `dtype` is None for types that bnfold does not compute with (strings, int4, ...)."""
 
@@ -235,13 +241,12 @@ def write_into(proto: TensorProto, tensor: Tensor) -> None:
 def declare(proto: TensorProto, tensor: Tensor) -> None:
     """Make `proto` say the type and shape of `tensor`, with empty raw_data for the numbers to come."""
     shape, kind = tensor.shape, onnx_type(tensor)  # first: `tensor` may be computed from `proto`
-    for name in (
-        "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data",
-        "external_data", "data_location", "segment", "dims",
-    ):  # fmt: skip
-        proto.ClearField(name)
-    proto.data_type = kind
-    proto.dims.extend(shape)
+    fits = proto.data_type == kind and tuple(proto.dims) == shape
+    if not (fits and proto.HasField("raw_data") and not is_external(proto)):
+        for name in _DATA_FIELDS:
+            proto.ClearField(name)
+        proto.data_type = kind
+        proto.dims.extend(shape)
     proto.raw_data = b""
 
 

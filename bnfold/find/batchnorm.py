@@ -28,6 +28,7 @@ from bnfold.graph import GraphFacts
 from bnfold.nodes import ONNX_DOMAINS, float_attribute, int_attribute, label, nested_nodes
 from bnfold.reading import read_constant
 from bnfold.refusals import Code, Refusal
+from bnfold.rounding import Array, to_float64
 
 OP = "BatchNormalization"
 KNOWN_VERSIONS = (1, 6, 7, 9, 14, 15)
@@ -73,15 +74,15 @@ def source(facts: GraphFacts, index: int) -> Source | Refusal:
         return Refusal(Code.SHAPE_MISMATCH, f"{label(node)} has no output")
     if len(node.input) != 5:
         return Refusal(Code.SHAPE_MISMATCH, f"{label(node)} has {len(node.input)} inputs instead of 5")
-    values: list[Float64Array] = []
+    arrays: list[Array] = []
     overridable: list[str] = []
     for name, value in zip(PARAMETERS, node.input[1:], strict=True):
         found = read_constant(facts, value, name, node, Code.PARAMS_NOT_CONSTANT)
         if isinstance(found, Refusal):
             return found
         overridable += found.overridable
-        values.append(found.tensor.exact())
-    per_map = _per_map(facts, node, values)
+        arrays.append(found.tensor.array())
+    per_map = _per_map(facts, node, arrays)
     if isinstance(per_map, Refusal):
         return per_map
     affine = _affine(node, per_map)
@@ -112,28 +113,30 @@ def _version(opset: int) -> int:
     return int(onnx.defs.get_schema(OP, opset, "").since_version)
 
 
-def _per_map(facts: GraphFacts, node: NodeProto, values: list[Float64Array]) -> list[Float64Array] | Refusal:
-    """The four parameters as (C,) each; per-activation ones where they are equal over each map's locations."""
-    shapes = [value.shape for value in values]
-    if len(set(shapes)) != 1:
+def _per_map(facts: GraphFacts, node: NodeProto, arrays: list[Array]) -> Float64Array | Refusal:
+    """The four parameters as (4, C); per-activation ones where they are equal over each map's locations."""
+    shapes = [array.shape for array in arrays]
+    if any(shape != shapes[0] for shape in shapes):
         return Refusal(Code.SHAPE_MISMATCH, f"gamma, beta, mean, var of {label(node)} have shapes {shapes}")
+    same_type = all(array.dtype == arrays[0].dtype for array in arrays)
+    values = to_float64(np.stack(arrays)) if same_type else np.stack([to_float64(array) for array in arrays])
     if facts.opset() >= 9 or int_attribute(node, "spatial", 1):
         if len(shapes[0]) != 1:
             return Refusal(Code.SHAPE_MISMATCH, f"parameters of {label(node)} have shape {shapes[0]}, not (C,)")
         return values
     if len(shapes[0]) < 2 or 0 in shapes[0]:
         return Refusal(Code.NOT_PER_MAP, f"{label(node)} has spatial=0 but parameters of shape {shapes[0]}")
-    flat = [value.reshape(shapes[0][0], -1) for value in values]
-    if any((value != value[:, :1]).any() for value in flat):
+    flat = values.reshape(4, shapes[0][0], -1)
+    if (flat != flat[..., :1]).any():
         return Refusal(Code.NOT_PER_MAP, f"{label(node)} has spatial=0 and parameters that differ within a map")
-    return [value[:, 0] for value in flat]
+    return flat[..., 0]
 
 
-def _affine(node: NodeProto, values: list[Float64Array]) -> ChannelAffine | Refusal:
+def _affine(node: NodeProto, values: Float64Array) -> ChannelAffine | Refusal:
     gamma, beta, mean, var = values
     if not np.isfinite(values).all():
         row, bad_map = np.argwhere(~np.isfinite(values))[0]
-        message = f"{PARAMETERS[row]} of {label(node)} is {values[row][bad_map]} at map {bad_map}"
+        message = f"{PARAMETERS[row]} of {label(node)} is {values[row, bad_map]} at map {bad_map}"
         return Refusal(Code.NON_FINITE, message)
     epsilon = float_attribute(node, "epsilon", DEFAULT_EPSILON)
     total = var + epsilon
