@@ -133,24 +133,34 @@ def _per_map(facts: GraphFacts, node: NodeProto, arrays: list[Array]) -> Float64
 
 
 def _affine(node: NodeProto, values: Float64Array) -> ChannelAffine | Refusal:
-    gamma, beta, mean, var = values
-    if not np.isfinite(values).all():
-        row, bad_map = np.argwhere(~np.isfinite(values))[0]
-        message = f"{PARAMETERS[row]} of {label(node)} is {values[row, bad_map]} at map {bad_map}"
-        return Refusal(Code.NON_FINITE, message)
     epsilon = float_attribute(node, "epsilon", DEFAULT_EPSILON)
-    total = var + epsilon
-    # Where one is negative and the other only just outweighs it, the sum depends on the precision it is formed in.
-    cancels = ((var < 0) | (epsilon < 0)) & (total < 2.0**-10 * abs(epsilon))
-    wrong = (total <= 0) | cancels | ~np.isfinite(total)
-    if wrong.any():
-        bad = np.flatnonzero(wrong)
-        return Refusal(
-            Code.BAD_VARIANCE,
-            f"var + epsilon of {label(node)} is {total[bad[0]]:g} at map {bad[0]} (var {var[bad[0]]:g})",
-        )
-    with np.errstate(over="ignore", invalid="ignore"):
-        affine = ChannelAffine.from_batchnorm(gamma, beta, mean, var, epsilon)
-    if not (np.isfinite(affine.scale).all() and np.isfinite(affine.shift).all()):
-        return Refusal(Code.OVERFLOW, f"the map of {label(node)} is not finite in float64")
-    return affine
+    with np.errstate(all="ignore"):
+        total = values[3] + epsilon
+        affine = ChannelAffine.from_batchnorm(values[0], values[1], values[2], values[3], epsilon)
+    finite = np.isfinite(affine.scale).all() and np.isfinite(affine.shift).all()
+    if not total.size or (finite and _is_sound(total, epsilon)):
+        return affine
+    return _fault(node, values, total, epsilon)
+
+
+def _is_sound(total: Float64Array, epsilon: float) -> bool:
+    """Whether var + epsilon is positive, finite, and not a remnant of two numbers that cancel.
+
+    Where one of the two is negative and the other only just outweighs it, the sum depends on the precision that it
+    is formed in. NaN compares false.
+    """
+    return bool(total.min() > max(0.0, 2.0**-10 * abs(epsilon)) and total.max() < np.inf)
+
+
+def _fault(node: NodeProto, values: Float64Array, total: Float64Array, epsilon: float) -> Refusal:
+    """Why the map is no good."""
+    if not np.isfinite(values).all():
+        row, bad = np.argwhere(~np.isfinite(values))[0]
+        message = f"{PARAMETERS[row]} of {label(node)} is {values[row, bad]} at map {bad}"
+        return Refusal(Code.NON_FINITE, message)
+    wrong = np.flatnonzero(~np.isfinite(total) | (total <= max(0.0, 2.0**-10 * abs(epsilon))))
+    if wrong.size:
+        first = wrong[0]
+        message = f"var + epsilon of {label(node)} is {total[first]:g} at map {first} (var {values[3, first]:g})"
+        return Refusal(Code.BAD_VARIANCE, message)
+    return Refusal(Code.OVERFLOW, f"the map of {label(node)} is not finite in float64")
