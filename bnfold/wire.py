@@ -37,7 +37,7 @@ class _Field:
     stop: int
 
 
-def lift(data: bytes) -> tuple[bytes, dict[int, memoryview]] | None:
+def lift(data: Buffer) -> tuple[bytes, dict[int, memoryview]] | None:
     """The skeleton, and the numbers that it lacks by index of the initializer; None where nothing can be lifted."""
     view = memoryview(data)
     try:
@@ -82,7 +82,7 @@ def splice(skeleton: bytes, numbers: Mapping[int, Buffer]) -> list[Buffer]:
     return [view[: graph.tag], header, *pieces, view[graph.stop :]]
 
 
-def _large_tensors(data: bytes, graph: _Field) -> list[tuple[int, _Field, _Field]]:
+def _large_tensors(data: Buffer, graph: _Field) -> list[tuple[int, _Field, _Field]]:
     """Index, tensor and raw_data of each initializer that is worth lifting."""
     found: list[tuple[int, _Field, _Field]] = []
     index = 0
@@ -98,7 +98,7 @@ def _large_tensors(data: bytes, graph: _Field) -> list[tuple[int, _Field, _Field
     return found
 
 
-def _fields(data: bytes, position: int, end: int) -> list[_Field]:
+def _fields(data: Buffer, position: int, end: int) -> list[_Field]:
     """The fields of the message between `position` and `end`."""
     fields: list[_Field] = []
     while position < end:
@@ -120,7 +120,7 @@ def _fields(data: bytes, position: int, end: int) -> list[_Field]:
     return fields
 
 
-def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
+def _varint(data: Buffer, position: int, end: int) -> tuple[int, int]:
     value = shift = 0
     while position < end and shift < 64:
         byte = data[position]
