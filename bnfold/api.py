@@ -73,7 +73,7 @@ class FoldResult:
         target = Path(path)
         check_target(target, force=force)
         with staged(self._document, target, unchanged=not self.folded) as stage:
-            stage.commit()
+            stage.commit(replace=force)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,10 @@ def fold(
         document = Document.open(source)
         report = rewrite(document, freeze_inputs=freeze_inputs, command="fold", progress=progress)
     result = FoldResult(report, None, document)
-    finish = _Finish(result, source, options, started, allow_unverified=allow_unverified, progress=progress)
+    finish = _Finish(
+        result, source, options, started, replace=force or in_place, allow_unverified=allow_unverified,
+        progress=progress,
+    )  # fmt: skip
     if not report.folded:
         finish.write_unchanged(target, in_place=in_place)
     elif target is not None:
@@ -170,10 +173,12 @@ def _naming(source: Path | ModelProto) -> Iterator[None]:
     """Errors in a model say which file it is."""
     try:
         yield
-    except InvalidModelError as error:
+    except (InvalidModelError, RecursionError) as error:
+        deep = isinstance(error, RecursionError)
+        problem = InvalidModelError("its graphs are nested too deeply") if deep else error
         if isinstance(source, ModelProto):
-            raise
-        raise type(error)(f"{printable(str(source))}: {error}") from None
+            raise problem from None
+        raise type(problem)(f"{printable(str(source))}: {problem}") from None
 
 
 def _source(model: "str | PathLike[str] | ModelProto") -> Path | ModelProto:
@@ -211,6 +216,7 @@ class _Finish:
     source: Path | ModelProto
     options: VerifyOptions
     started: float
+    replace: bool
     allow_unverified: bool
     progress: Progress | None
 
@@ -220,7 +226,7 @@ class _Finish:
             self._say("nothing to fold, the model is untouched", None, 0)
             return
         with staged(self.result._document, target, unchanged=True) as stage:  # noqa: SLF001 - same module
-            stage.commit()
+            stage.commit(replace=self.replace)
         self._say("nothing to fold, copied byte for byte", target, self.result.report.before.bytes)
 
     def write(self, target: Path, *, verify: bool) -> None:
@@ -229,7 +235,9 @@ class _Finish:
             if verify:
                 self._verify(self.source, stage.path)
             written, used = stage.bytes, {path.name for path in stage.data}
-            stage.commit()
+            if target == self.source:
+                self.result._document.check_unchanged()  # noqa: SLF001 - same module
+            stage.commit(replace=self.replace)
         self._say("written", target, written)
         if target == self.source:
             old = tuple(sorted(self.result._document.data_files - used))  # noqa: SLF001 - same module

@@ -54,7 +54,7 @@ def _output_options(command: F) -> F:
 
 def _verify_options(command: F) -> F:
     for option in (
-        click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads for onnxruntime."),
+        click.option("--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads for onnxruntime."),
         click.option("--trials", type=click.IntRange(1), default=2, show_default=True, metavar="N",
                      help="How many random inputs to compare on."),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N",

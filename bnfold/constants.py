@@ -6,7 +6,6 @@ constants is decided in one pass; numbers are only computed when somebody asks.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +14,7 @@ from onnx import TensorProto, helper
 from bnfold.errors import InvalidModelError
 from bnfold.evaluate import PURE, evaluate, inputs_that_matter
 from bnfold.rounding import Array
-from bnfold.tensors import ArrayTensor, StoredTensor, Tensor, of_attributes
+from bnfold.tensors import ArrayTensor, StoredTensor, Tensor, bytes_of, of_attributes
 from bnfold.text import printable
 
 if TYPE_CHECKING:
@@ -40,12 +39,12 @@ class Constant:
         tensor: its numbers.
         overridable: the initializers behind it that are also graph inputs at IR >= 4, so that a caller may
             replace them.
-        elements: how many numbers the file holds for it; less than the tensor has, where nodes generate it.
+        stored: how many bytes the file holds for it; less than the tensor has, where nodes generate it.
     """
 
     name: str
     tensor: Tensor
-    elements: int
+    stored: int
     overridable: tuple[str, ...] = ()
 
 
@@ -105,7 +104,7 @@ class Constants:
             value = self._facts.through_identity(value)
         if value in self.stored:
             tensor = self.stored[value]
-            return Constant(value, tensor, prod(tensor.shape), self._overridable([value]))
+            return Constant(value, tensor, bytes_of(tensor), self._overridable([value]))
         node = self._facts.producer(value)
         if node is None or node not in self._nodes:
             return None
@@ -120,8 +119,8 @@ class Constants:
         if tensor is None:
             return None
         origins = sorted(self._origins[value])
-        elements = sum(prod(held.shape) for name in origins if (held := self._held(name)) is not None)
-        return Constant(value, tensor, elements, self._overridable(origins))
+        stored = sum(bytes_of(held) for name in origins if (held := self._held(name)) is not None)
+        return Constant(value, tensor, stored, self._overridable(origins))
 
     def _held(self, name: str) -> Tensor | None:
         return self.stored.get(name) or self._computed.get(name)
@@ -173,7 +172,9 @@ class Constants:
                 break
             value = self._facts.only_input(producer)
         self._types |= dict.fromkeys(path, kind or TensorProto.UNDEFINED)
-        return np.dtype(helper.tensor_dtype_to_np_dtype(kind)) if kind in TensorProto.DataType.values() else None
+        if not kind or kind not in TensorProto.DataType.values():
+            return None
+        return np.dtype(helper.tensor_dtype_to_np_dtype(kind))
 
     def _overridable(self, names: list[str]) -> tuple[str, ...]:
         """Those of the names that a caller may feed another value for (below IR 4 all initializers are inputs)."""

@@ -12,7 +12,7 @@ from bnfold.errors import InvalidModelError, OutputError
 from bnfold.external import all_tensors, external_range
 from bnfold.nodes import ONNX_DOMAINS, check_text
 from bnfold.tensors import Tensor, is_external, raw_bytes, write_into
-from bnfold.text import size
+from bnfold.text import printable, size
 from bnfold.wire import Buffer, lift, splice
 
 PROTOBUF_LIMIT = 2**31 - 1
@@ -55,6 +55,7 @@ class Document:
         self.path = path
         self.folder = path.parent if path else None
         self.changed: dict[str, Tensor] = {}
+        self._identity: tuple[int, ...] = ()
         _check_header(proto)
         self.lifted = {proto.graph.initializer[i].name: numbers for i, numbers in (lifted or {}).items()}
         self.data_files: set[str] = set()
@@ -74,10 +75,22 @@ class Document:
             proto.CopyFrom(source)
             return cls(proto, None)
         path = Path(source)
+        identity = _identity(path)
         data = _read(path)
         skeleton, lifted = (lift(data) if len(data) >= LIFT_FROM else None) or (data, {})
         # External data is named by the key "location". Looking for that is faster than looking at every tensor.
-        return cls(_parse(skeleton), path, lifted, external=b"location" in bytes(skeleton))
+        document = cls(_parse(skeleton), path, lifted, external=b"location" in bytes(skeleton))
+        document._identity = identity
+        return document
+
+    def check_unchanged(self) -> None:
+        """Make sure that the file is still the one that was read, before it is replaced.
+
+        Raises:
+            OutputError: it is another one, or was written to.
+        """
+        if self.path is not None and _identity(self.path) != self._identity:
+            raise OutputError(f"{printable(str(self.path))} was changed by somebody else meanwhile; it is kept")
 
     def inlined(self) -> ModelProto:
         """A copy of the model that holds its numbers; unchanged external data stays where it is."""
@@ -123,6 +136,15 @@ def serialise(proto: ModelProto) -> bytes:
         return bytes(proto.SerializeToString(deterministic=True))
     except (EncodeError, ValueError) as error:
         raise OutputError(f"the model does not fit into one protobuf file of 2 GiB: {error}") from None
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What tells a file from the one that was there before; () where it cannot be looked at."""
+    try:
+        info = path.stat()
+    except (OSError, ValueError):
+        return ()
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
 
 def _read(path: Path) -> Buffer:

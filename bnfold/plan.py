@@ -87,7 +87,8 @@ def _used_elsewhere(facts: GraphFacts, producer: int, value: str) -> Refusal | N
         inside = label(facts.nodes[captured[0].node])
         return Refusal(Code.CAPTURED_BY_SUBGRAPH, f"{shown!r}, made by {at}, is read inside {inside}", at)
     if value in facts.pinned:
-        return Refusal(Code.PRODUCER_SHARED, f"{shown!r}, made by {at}, is referred to by an annotation", at)
+        message = f"{shown!r}, made by {at}, is referred to by an annotation or a training step"
+        return Refusal(Code.PRODUCER_SHARED, message, at)
     if len(uses) > 1:
         some = sorted({label(facts.nodes[use.node]) for use in itertools.islice(uses, 4)})
         others = ", ".join(some) + (", ..." if len(uses) > 4 else "")

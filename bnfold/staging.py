@@ -2,7 +2,8 @@
 
 Everything is first written under fresh names in the target's folder; the rename of the .onnx over the target is
 the one commit point. Whatever ends the work before it, Ctrl-C and a full disk included, takes back what was
-written. A process that is killed (SIGKILL) may leave a `.<name>.<hex>.bnfold-tmp` file, and nothing else changed.
+written. A process that is killed (SIGKILL) may leave a `.<name>.<hex>.bnfold-tmp` file and, with external data, a
+data file that no model refers to; nothing else is changed.
 """
 
 import contextlib
@@ -34,22 +35,28 @@ class Staged:
         self.target = target
         self.path = self.temporary()
         self.data: list[Path] = []
-        self._created: list[Path] = []
+        self._created: dict[Path, int | None] = {}  # with the inode, once the file may be another's by then
         self._folders: list[Path] = []
         self._finished = False
+        self._committed = False
 
     def finish(self) -> None:
         """Say that everything is written."""
         self._finished = True
 
-    def commit(self) -> None:
+    def commit(self, *, replace: bool) -> None:
         """Put the model in its place: the one moment at which the target changes.
 
         Raises:
-            OutputError: the target cannot be replaced.
+            OutputError: the target cannot be replaced; or it came into being meanwhile, and `replace` is off.
         """
         try:
-            self.path.replace(self.target)
+            if replace:
+                self.path.replace(self.target)
+            elif _rename_to_fresh(self.path, self.target):
+                self._committed = True
+            else:
+                raise OutputError(f"{printable(str(self.target))} was made by somebody else meanwhile; it is kept")
         except OSError as error:
             raise cannot_write(self.target, error) from None
         sync_folder(self.target.parent)
@@ -68,7 +75,7 @@ class Staged:
     @contextlib.contextmanager
     def new_file(self, path: Path) -> Iterator[int]:
         """A file descriptor to write a file that does not exist yet; its bytes are on the disk at the end."""
-        self._created.append(path)
+        self._created[path] = None
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
             yield descriptor
@@ -84,38 +91,31 @@ class Staged:
             path.mkdir(exist_ok=True)
 
     def settle(self, source: Path, target: Path) -> bool:
-        """Give the new file `source` its final name. Never replaces a file: False where other data is there.
+        """Give the new file `source` its final name. False where other data is there, which is never replaced.
 
-        A plain file that holds the same bytes already is left, and used.
+        A plain file with the same bytes is replaced by ours: it may belong to another run that is not committed
+        yet, and would take back what it made. Nobody takes back a file with another inode than his own.
         """
-        if os.path.lexists(target):
+        self._created[target] = source.stat().st_ino
+        if not _rename_to_fresh(source, target):
+            del self._created[target]
             if not _holds_the_same(source, target):
                 return False
-            source.unlink()
-        else:
-            self._created.append(target)
-            try:
-                os.link(source, target)
-            except FileExistsError:
-                self._created.remove(target)
-                return False
-            except OSError as error:
-                if error.errno not in _NO_HARD_LINKS:
-                    raise
-                source.rename(target)  # a file system without hard links
-            else:
-                source.unlink()
-        self._created.remove(source)
+            source.replace(target)
+        del self._created[source]
         self.data.append(target)
         return True
 
     def rollback(self) -> None:
         """Take back what was written, unless it was committed: then the temporary .onnx is gone."""
-        if self._finished and not os.path.lexists(self.path):
-            return
-        for path in self._created:
+        if self._committed or (self._finished and not os.path.lexists(self.path)):
             with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+                self.path.unlink(missing_ok=True)
+            return
+        for path, inode in self._created.items():
+            with contextlib.suppress(OSError):
+                if inode is None or path.lstat().st_ino == inode:
+                    path.unlink()
         for folder in reversed(self._folders):
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -164,6 +164,23 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _rename_to_fresh(source: Path, target: Path) -> bool:
+    """Rename without ever replacing a file: False where `target` exists."""
+    if os.path.lexists(target):
+        return False
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        source.rename(target)  # a file system without hard links
+    else:
+        source.unlink()
+    return True
 
 
 def _holds_the_same(source: Path, target: Path) -> bool:

@@ -25,14 +25,22 @@ _DTYPES: dict[int, np.dtype] = {
     TensorProto.FLOAT16: np.dtype("<f2"),
     TensorProto.BFLOAT16: BFLOAT16,
     TensorProto.BOOL: np.dtype(np.bool_),
+    TensorProto.INT8: np.dtype(np.int8),
+    TensorProto.UINT8: np.dtype(np.uint8),
+    TensorProto.INT16: np.dtype("<i2"),
+    TensorProto.UINT16: np.dtype("<u2"),
     TensorProto.INT32: np.dtype("<i4"),
     TensorProto.INT64: np.dtype("<i8"),
+    TensorProto.UINT32: np.dtype("<u4"),
+    TensorProto.UINT64: np.dtype("<u8"),
 }
 _ONNX_TYPES = {dtype: number for number, dtype in _DTYPES.items()}
 _TYPED_FIELDS: dict[int, str] = {
     TensorProto.FLOAT: "float_data",
     TensorProto.DOUBLE: "double_data",
     TensorProto.INT64: "int64_data",
+    TensorProto.UINT32: "uint64_data",
+    TensorProto.UINT64: "uint64_data",
 }
 
 
@@ -208,6 +216,11 @@ def onnx_type(tensor: Tensor) -> int:
     """The number of the tensor's type in onnx.TensorProto.DataType."""
     assert tensor.dtype is not None
     return _ONNX_TYPES[tensor.dtype]
+
+
+def bytes_of(tensor: Tensor) -> int:
+    """How many bytes the numbers take; 0 where the type is not known."""
+    return 0 if tensor.dtype is None else prod(tensor.shape) * tensor.dtype.itemsize
 
 
 def is_external(proto: TensorProto) -> bool:

@@ -53,6 +53,9 @@ class Show:
             sys.stdout.flush()
         except BrokenPipeError:
             drop_stdout()
+        except OSError as error:
+            drop_stdout()
+            raise UsageError(f"cannot print the report: {error.strerror}") from None
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def test_constants_through_identity_and_arithmetic():
     found = facts(nodes, [tensor("k", [3.0, 4.0])], x=(2,))
     assert found.constants.find("i").name == "k"
     assert found.constants.find("r").tensor.array().tolist() == [3, 4]
-    assert found.constants.find("r").elements == 2
+    assert found.constants.find("r").stored == 8
     assert found.constants.find("y") is None
     assert found.constants.find("s") is None
 

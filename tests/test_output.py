@@ -18,7 +18,10 @@ import pytest
 from onnx import ModelProto, helper
 
 import bnfold
+from bnfold.document import Document
 from bnfold.errors import OutputError
+from bnfold.output import staged
+from bnfold.rewrite import rewrite
 from bnfold.verify import Verification
 from tests.conftest import MODELS, Cli, batchnorm_parameters, conv_bn, model, ops, random_feeds, run
 
@@ -630,3 +633,46 @@ def test_a_kill_leaves_the_old_file(tmp_path: Path) -> None:
     assert before.items() <= listing(tmp_path).items()
     bnfold.fold(source, in_place=True)
     assert_folded(conv_bn(), source)
+
+
+def externalised(folder: Path) -> Path:
+    """A model whose weight lies in m.data, with a fold to make."""
+    proto = conv_bn((32, 3, 3, 3))
+    path = folder / "m.onnx"
+    onnx.save(proto, path, save_as_external_data=True, location="m.data", size_threshold=0)
+    return path
+
+
+def test_data_that_another_run_committed_is_not_taken_back(tmp_path: Path) -> None:
+    """Two runs write the same data; the one that gives up leaves the data of the one that finished."""
+    source, target = externalised(tmp_path), tmp_path / "out.onnx"
+    document = Document.open(source)
+    rewrite(document, freeze_inputs=False, command="fold")
+    with staged(document, target, unchanged=False):
+        assert (tmp_path / "out.onnx.data").exists()
+        bnfold.fold(source, target, verify=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.data", "m.onnx", "out.onnx", "out.onnx.data"]
+    onnx.load(target)
+
+
+def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --force nothing is replaced, not even what was not there when the work began."""
+    source, target = tmp_path / "m.onnx", tmp_path / "out.onnx"
+    onnx.save(conv_bn(), source)
+    monkeypatch.setattr("bnfold.api._Finish._verify", lambda *_: target.write_bytes(b"somebody else's"))
+    with pytest.raises(bnfold.BnfoldError, match="meanwhile"):
+        bnfold.fold(source, target)
+    assert target.read_bytes() == b"somebody else's"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "out.onnx"]
+
+
+def test_an_input_that_changes_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place, the file that is replaced must be the one that was read."""
+    source = tmp_path / "m.onnx"
+    onnx.save(conv_bn(), source)
+    newer = conv_bn(seed=9).SerializeToString()
+    monkeypatch.setattr("bnfold.api._Finish._verify", lambda *_: source.write_bytes(newer))
+    with pytest.raises(bnfold.BnfoldError, match="meanwhile"):
+        bnfold.fold(source, in_place=True)
+    assert source.read_bytes() == newer
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]

@@ -920,3 +920,53 @@ def test_inspect_writes_nothing_and_agrees_with_fold():
     ]
     assert sites == bnfold.fold(proto, verify=False).report.sites
     assert proto.SerializeToString(deterministic=True) == before
+
+
+def test_legacy_broadcasting_in_a_constant_subgraph_is_not_guessed():
+    """Opset 6: Mul(W, s, broadcast=1, axis=0) scales maps; the evaluator would scale columns. Not folded."""
+    proto = pair(b=[1, 2, 3])
+    proto.opset_import[0].version = 6
+    proto.ir_version = 3
+    proto.graph.node[-1].attribute.append(helper.make_attribute("is_test", 1))
+    proto.graph.node.insert(0, helper.make_node("Mul", ["w", "s"], ["w2"], name="mul", broadcast=1, axis=0))
+    proto.graph.node[1].input[1] = "w2"
+    proto.graph.initializer.append(tensor("s", [1, 10, 100]))
+    left(proto, "weights-not-constant", "Mul 'mul'")
+
+
+@pytest.mark.parametrize("outputs", [["", "gamma"], ["q", "gamma"]])
+def test_constant_node_with_another_output(outputs):
+    """Only the first output of a Constant node is a value; a parameter that is another one is not constant."""
+    proto = at_run_time("gamma", None)
+    del proto.graph.input[-1]
+    proto.graph.node.insert(0, helper.make_node("Constant", [], outputs, value=tensor("", np.ones(MAPS))))
+    left(proto, "params-not-constant")
+
+
+def test_constant_node_without_a_value():
+    """A Constant node with no attribute at all is no constant, and no crash."""
+    proto = at_run_time("gamma", None)
+    del proto.graph.input[-1]
+    proto.graph.node.insert(0, helper.make_node("Constant", [], ["gamma"]))
+    left(proto, "params-not-constant")
+
+
+def test_cast_like_a_type_that_does_not_exist():
+    """A value_info with element type 99 tells nothing."""
+    proto = at_run_time("gamma", None)
+    del proto.graph.input[-1]
+    proto.graph.initializer.append(tensor("g", np.ones(MAPS)))
+    proto.graph.node.insert(0, helper.make_node("Identity", ["x"], ["h"]))
+    proto.graph.node.insert(1, helper.make_node("CastLike", ["g", "h"], ["gamma"]))
+    proto.graph.value_info.append(helper.make_tensor_value_info("h", TensorProto.FLOAT, None))
+    proto.graph.value_info[-1].type.tensor_type.elem_type = 99
+    left(proto, "params-not-constant")
+
+
+def test_weight_cast_from_integers_would_grow():
+    """A constant all right, but stored as float32 it takes four times the bytes."""
+    proto = at_run_time("w", None)
+    del proto.graph.input[-1]
+    proto.graph.initializer.append(tensor("q", np.ones((MAPS, 1, 1, 1)), np.int8))
+    proto.graph.node.insert(0, helper.make_node("Cast", ["q"], ["w"], to=TensorProto.FLOAT))
+    left(proto, "would-grow", CONV)

@@ -469,3 +469,61 @@ def test_options_that_compare_nothing_are_refused():
     original = conv_bn(x=("N", 3, 9, 9))
     with pytest.raises(UsageError, match="too large to make up"):
         verdict(original, original, dims={"N": 2**30})
+
+
+def test_float64_does_not_excuse_a_worse_run():
+    """Adding and taking away 1e7 is nothing in float64 and ruins float32: different, whatever float64 says."""
+    original = conv_bn()
+    folded = bnfold.fold(original, verify=False).model
+    folded.graph.node[0].output[0] = "n"
+    folded.graph.initializer.append(tensor("big", 1e7))
+    folded.graph.node.append(helper.make_node("Add", ["n", "big"], ["p"]))
+    folded.graph.node.append(helper.make_node("Sub", ["p", "big"], ["y"]))
+    assert verdict(original, folded).verdict == "different"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "tail"),
+    [
+        (np.float16, (2, 16, 64, 64), [helper.make_node("ArgMax", ["n"], ["y"], axis=1)]),
+        (np.float32, (2, 16, 128, 128), [helper.make_node("Greater", ["n", "edge"], ["y"])]),
+        (np.float32, (2, 16, 128, 128), [helper.make_node("QuantizeLinear", ["n", "step"], ["y"])]),
+    ],
+    ids=["ArgMax", "Greater", "QuantizeLinear"],
+)
+def test_decisions_next_to_a_boundary_are_no_false_alarm(dtype, shape, tail):
+    """A few labels, truth values or steps of many may turn by rounding; more than that is different."""
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["c", "gamma", "beta", "mean", "var"], ["n"]),
+        *tail,
+    ]
+    held = [tensor("w", rng.normal(size=(16, 16, 3, 3)) / 12, dtype), *batchnorm_parameters(16, dtype=dtype)]
+    held += [tensor("edge", 0.1, dtype), tensor("step", 0.01, dtype)]
+    original = model(nodes, held, shape, elem_type=kind)
+    out = {"ArgMax": TensorProto.INT64, "Greater": TensorProto.BOOL, "QuantizeLinear": TensorProto.UINT8}
+    original.graph.output[0].type.tensor_type.elem_type = out[tail[0].op_type]
+    folded = bnfold.fold(original).model
+    assert verdict(original, changed(folded, "w_bias", bump(3, 2))).verdict == "different"
+
+
+def test_decisions_are_compared_by_their_share():
+    """One of a million may turn in float32, one of a hundred may not; text never."""
+    many = np.zeros(1_000_000, np.int64)
+    other = many.copy()
+    other[7] = 1
+    assert compare_arrays("y", many, other).equal
+    assert not compare_arrays("y", many[:100], other[:100]).equal
+    assert not compare_arrays("y", many.astype(str), other.astype(str)).equal
+
+
+def test_the_reference_does_not_guess_legacy_broadcasting():
+    """Opset 6 aligns shapes by attributes that the evaluator ignores: not verified rather than verified wrongly."""
+    nodes = [helper.make_node("Mul", ["x", "s"], ["y"], broadcast=1, axis=1)]
+    proto = model(nodes, [tensor("s", [1, 2, 3])], (1, 3, 3, 3), opset=6, ir_version=3)
+    proto.graph.input.append(helper.make_tensor_value_info("s", TensorProto.FLOAT, [3]))
+    found = verdict(proto, proto, providers=("reference",))
+    assert found.verdict == "not verified"
+    assert "broadcast" in found.reason

@@ -10,8 +10,6 @@ which x are summed, never which o they belong to. W is (O, I/group, *kernel), b 
 Source: ONNX Conv-1, -11, -22; Jacob et al. 2018, eq. 14 (arXiv 1712.05877).
 """
 
-from math import prod
-
 import numpy as np
 from onnx import NodeProto
 
@@ -24,8 +22,8 @@ from bnfold.reading import read_constant
 from bnfold.refusals import Code, Refusal
 from bnfold.rounding import map_peaks, rounding_fault
 from bnfold.rules import Step
-from bnfold.tensors import ExactTensor, ScaledTensor, scaled
-from bnfold.text import plural
+from bnfold.tensors import ExactTensor, ScaledTensor, bytes_of, scaled
+from bnfold.text import plural, size
 
 
 def pull(facts: GraphFacts, index: int, affine: ChannelAffine) -> Step | Refusal:
@@ -41,8 +39,8 @@ def pull(facts: GraphFacts, index: int, affine: ChannelAffine) -> Step | Refusal
         maps = plural(affine.maps, "map")
         message = f"{label(node)} has a weight of shape {shape}, the BatchNormalization has {maps}"
         return Refusal(Code.SHAPE_MISMATCH, message, label(node))
-    if prod(shape) > weight.elements:
-        message = f"nodes generate the weight of {label(node)}; stored, it would add {prod(shape)} numbers"
+    if bytes_of(weight.tensor) > weight.stored:
+        message = f"nodes generate the weight of {label(node)}; stored, it would take {size(bytes_of(weight.tensor))}"
         return Refusal(Code.WOULD_GROW, message, label(node))
     bias = _bias(facts, node, affine.maps, weight)
     if isinstance(bias, Refusal):

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bnfold.rounding import FLOAT_TYPES, to_float64
 from bnfold.text import printable
 from bnfold.verify import Progress, ProviderRun, Verification, VerifyOptions, combine
 from bnfold.verify.compare import OutputComparison, compare_outputs
@@ -58,7 +59,7 @@ def _verify_on(
     if not problem:
         run = _run_trials(pair, run, options, progress)
     if run.verdict == "different" and run.outputs:
-        run = _arbitrate(run, original, folded, options)
+        run = _arbitrate(run, pair, folded, options)
     return replace(run, reason="; ".join(text for text in (pair.stand_in, run.reason) if text))
 
 
@@ -228,27 +229,38 @@ def _difference(output: OutputComparison) -> str:
     )
 
 
-def _arbitrate(run: ProviderRun, original: Model, folded: Model, options: VerifyOptions) -> ProviderRun:
-    """Ask float64 who is right: if the two models agree there, the original's own rounding made the difference.
+def _arbitrate(run: ProviderRun, pair: _Pair, folded: Model, options: VerifyOptions) -> ProviderRun:
+    """Ask float64 who is right.
 
-    The limits stay those of the run's type, because that is the type the folded weights were rounded to.
+    The original made the difference if the two models agree in float64, and the run of the folded one is no
+    further from its float64 evaluation than the run of the original is from its own. The limits stay those of the
+    run's type, because that is the type the folded weights were rounded to.
     """
     if run.provider == REFERENCE or any(output.problem for output in run.outputs):
         return run
-    outputs: list[OutputComparison] = []
+    limits = {output.name: output.limit for output in run.outputs}
+    exact: list[OutputComparison] = []
     try:
-        first, second = ReferenceRunner(original), ReferenceRunner(folded)
+        first, second = ReferenceRunner(pair.model), ReferenceRunner(folded)
         for trial in range(options.trials):
             feeds = make_feeds(first.inputs, run.shapes, options.seed, trial)
-            outputs = _worse_of(outputs, compare_outputs(first.outputs, first.run(feeds), second.run(feeds)))
+            truth, found = first.run(feeds), second.run(feeds)
+            exact = _worse_of(exact, compare_outputs(first.outputs, truth, found))
+            before = compare_outputs(first.outputs, truth, _wide(pair.original.run(feeds)))
+            after = compare_outputs(first.outputs, found, _wide(pair.folded.run(feeds)))
+            if any(b.relative > max(2 * a.relative, limits[a.name]) for a, b in zip(before, after, strict=True)):
+                return run
     except CannotRunError:
         return run
-    limits = {output.name: output.limit for output in run.outputs}
-    if any(output.problem or output.relative > limits.get(output.name, 0.0) for output in outputs):
+    if any(output.problem or output.relative > limits.get(output.name, 0.0) for output in exact):
         return run
-    worst = max(output.relative for output in outputs)
+    worst = max(output.relative for output in exact)
     reason = (
         f"in float64 the two agree to {worst:.2g} of the output's scale; the larger difference here is rounding "
         "in the run of the original"
     )
     return replace(run, verdict="equal", reason=reason)
+
+
+def _wide(outputs: list[Any]) -> list[Any]:
+    return [to_float64(value) if getattr(value, "dtype", None) in FLOAT_TYPES else value for value in outputs]

@@ -27,6 +27,7 @@ from onnx import (
     numpy_helper,
 )
 
+from bnfold.evaluate import BROADCASTING
 from bnfold.external import all_tensors
 from bnfold.rounding import FLOAT_TYPES, to_float64
 from bnfold.verify.feeds import Feeds, InputSpec
@@ -54,6 +55,7 @@ class ReferenceRunner:
             proto = onnx.load(model) if isinstance(model, Path) else onnx.load_model_from_string(model)
             initializers = {tensor.name for tensor in proto.graph.initializer}
             self.inputs = [_spec(value) for value in proto.graph.input if value.name not in initializers]
+            _check_broadcasting(proto)
             widen(proto)
             substitute(proto)
             self._evaluator = ReferenceEvaluator(proto, new_ops=[InferenceBatchNormalization])
@@ -69,6 +71,17 @@ class ReferenceRunner:
                 return list(self._evaluator.run(None, wide))
         except Exception as error:  # noqa: BLE001 - the evaluator raises what its operators raise
             raise CannotRunError(f"the reference evaluator cannot run the model: {_short(error)}") from None
+
+
+def _check_broadcasting(model: ModelProto) -> None:
+    """Below opset 7, `broadcast` and `axis` align the shapes of Add, Mul, ...; the evaluator ignores them.
+
+    Raises:
+        ValueError: the model uses them.
+    """
+    for node in model.graph.node:
+        if node.op_type in BROADCASTING and any(entry.name == "broadcast" for entry in node.attribute):
+            raise ValueError(f"{node.op_type} with the attribute broadcast")
 
 
 def storage_type(model: ModelProto) -> np.dtype | None:

@@ -1,5 +1,8 @@
 """Running a model in onnxruntime, with all graph optimisations off."""
 
+import contextlib
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,6 +44,19 @@ class Runner(Protocol):
         """The outputs, in the model's order. Raises CannotRunError."""
 
 
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Keep Ctrl-C waiting: onnxruntime's extension turns one that comes during its import into an ImportError."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class OrtRunner:
     """One onnxruntime session.
 
@@ -50,7 +66,8 @@ class OrtRunner:
 
     def __init__(self, model: Path | bytes, provider: str, threads: int | None) -> None:
         try:
-            import onnxruntime as ort
+            with _uninterrupted():
+                import onnxruntime as ort
         except ImportError:
             raise CannotRunError(INSTALL) from None
         if not hasattr(ort, "InferenceSession"):  # what uninstalling one of the two packages leaves of the other
