@@ -21,6 +21,7 @@ from bnfold.rewrite import Progress, rewrite
 from bnfold.staging import cannot_write, check_target
 from bnfold.text import printable
 from bnfold.verify import Verification, VerifyOptions
+from bnfold.wire import made
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -152,7 +153,7 @@ def fold(
     target = _target(source, output, in_place=in_place, force=force)
     options = VerifyOptions(tuple(providers), seed, trials, shapes or {}, dims or {}, threads)
     with _naming(source):
-        document = Document.open(source)
+        document = Document.open(source, mapped=target is not None)
         report = rewrite(document, freeze_inputs=freeze_inputs, command="fold", progress=progress)
     result = FoldResult(report, None, document)
     finish = _Finish(
@@ -250,7 +251,7 @@ class _Finish:
             return
         document = self.result._document  # noqa: SLF001 - same module
         if not document.data_files:
-            self._verify(self.source, b"".join(document.pieces()))
+            self._verify(self.source, b"".join(map(made, document.pieces())))
             return
         with (
             tempfile.TemporaryDirectory(prefix="bnfold-") as folder,

@@ -1,9 +1,10 @@
 """Opening a model: the protobuf as read is the document of record, and nothing else re-serialises it."""
 
+import mmap
+import os
 import stat
 from pathlib import Path
 
-import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto
@@ -11,9 +12,9 @@ from onnx import ModelProto
 from bnfold.errors import InvalidModelError, OutputError
 from bnfold.external import all_tensors, external_range
 from bnfold.nodes import ONNX_DOMAINS, check_text
-from bnfold.tensors import Tensor, is_external, raw_bytes, write_into
+from bnfold.tensors import RawBytes, Tensor, is_external, write_into
 from bnfold.text import printable, size
-from bnfold.wire import Buffer, lift, splice
+from bnfold.wire import Buffer, Piece, lift, splice
 
 PROTOBUF_LIMIT = 2**31 - 1
 LIFT_FROM = 2**24  # bytes; below, walking the file costs more than it saves
@@ -56,6 +57,7 @@ class Document:
         self.folder = path.parent if path else None
         self.changed: dict[str, Tensor] = {}
         self._identity: tuple[int, ...] = ()
+        self._map: mmap.mmap | None = None
         _check_header(proto)
         self.lifted = {proto.graph.initializer[i].name: numbers for i, numbers in (lifted or {}).items()}
         self.data_files: set[str] = set()
@@ -64,8 +66,11 @@ class Document:
             self.data_files = {external_range(tensor, self.folder).location for tensor in tensors}
 
     @classmethod
-    def open(cls, source: "str | Path | ModelProto") -> "Document":
+    def open(cls, source: "str | Path | ModelProto", *, mapped: bool = False) -> "Document":
         """Read a file, or take a copy of a ModelProto.
+
+        `mapped`: look at a large file through the system's own copy of it instead of reading it; for work that ends
+        soon. (Not on Windows, where a file that is mapped cannot be replaced.)
 
         Raises:
             InvalidModelError: it cannot be read, is not ONNX, or breaks a rule of the spec.
@@ -76,11 +81,13 @@ class Document:
             return cls(proto, None)
         path = Path(source)
         identity = _identity(path)
-        data = _read(path)
+        file = _read(path, mapped=mapped and os.name != "nt")
+        data = memoryview(file)
         skeleton, lifted = (lift(data) if len(data) >= LIFT_FROM else None) or (data, {})
         # External data is named by the key "location". Looking for that is faster than looking at every tensor.
         document = cls(_parse(skeleton), path, lifted, external=b"location" in bytes(skeleton))
         document._identity = identity
+        document._map = file if isinstance(file, mmap.mmap) else None
         return document
 
     def check_unchanged(self) -> None:
@@ -92,8 +99,14 @@ class Document:
         if self.path is not None and _identity(self.path) != self._identity:
             raise OutputError(f"{printable(str(self.path))} was changed by somebody else meanwhile; it is kept")
 
+    def _check_map(self) -> None:
+        """Make sure that what is mapped is still there; looking at what was cut off would kill the process."""
+        if self._map is not None and self._map.size() < len(self._map):
+            raise InvalidModelError("somebody else cut the file while it was in use")
+
     def inlined(self) -> ModelProto:
         """A copy of the model that holds its numbers; unchanged external data stays where it is."""
+        self._check_map()
         proto = ModelProto()
         proto.CopyFrom(self.proto)
         for tensor in proto.graph.initializer:
@@ -103,20 +116,21 @@ class Document:
                 tensor.raw_data = bytes(self.lifted[tensor.name])
         return proto
 
-    def pieces(self) -> list[Buffer]:
+    def pieces(self) -> list[Piece]:
         """The model's bytes, in pieces to write one after the other: the same for the same model.
 
         Raises:
             OutputError: it is over the 2 GiB that a protobuf can hold.
         """
-        numbers: dict[int, Buffer] = {}
+        self._check_map()
+        numbers: dict[int, Piece] = {}
         if self.changed or self.lifted:
             for index, tensor in enumerate(self.proto.graph.initializer):
                 name = tensor.name
                 if is_external(tensor):
                     continue
                 if name in self.changed:
-                    numbers[index] = raw_bytes(self.changed[name])
+                    numbers[index] = RawBytes(self.changed[name])
                 elif name in self.lifted:
                     numbers[index] = self.lifted[name]
         pieces = splice(serialise(self.proto), numbers)
@@ -147,7 +161,7 @@ def _identity(path: Path) -> tuple[int, ...]:
     return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
 
-def _read(path: Path) -> Buffer:
+def _read(path: Path, *, mapped: bool) -> bytes | mmap.mmap:
     try:
         info = path.stat()
         if stat.S_ISDIR(info.st_mode):
@@ -156,8 +170,10 @@ def _read(path: Path) -> Buffer:
             raise InvalidModelError("is not a plain file")
         if info.st_size > PROTOBUF_LIMIT:
             raise InvalidModelError(f"has {size(info.st_size)}; a protobuf file ends at 2 GiB, so this is no .onnx")
-        # numpy asks the system for large pages, which halves the time for a large file.
-        return path.read_bytes() if info.st_size < LIFT_FROM else np.fromfile(path, np.uint8).data
+        if not mapped or info.st_size < LIFT_FROM:
+            return path.read_bytes()
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise InvalidModelError(f"cannot read it: {error.strerror}") from None
     except ValueError as error:

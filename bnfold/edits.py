@@ -19,7 +19,17 @@ from onnx import TensorProto, helper
 
 from bnfold.constants import Constant
 from bnfold.graph import GraphFacts, Use
-from bnfold.tensors import StoredTensor, Tensor, declare, is_external, onnx_type, write_into
+from bnfold.tensors import (
+    ArrayTensor,
+    StoredTensor,
+    Tensor,
+    bytes_of,
+    declare,
+    is_external,
+    is_in_file,
+    onnx_type,
+    write_into,
+)
 from bnfold.wire import SMALLEST
 
 
@@ -89,9 +99,9 @@ class Editor:
         for proto, tensor in self._pending.values():
             if is_external(proto):
                 self.changed[proto.name] = tensor
-            elif tensor.array().nbytes >= SMALLEST:
+            elif bytes_of(tensor) >= SMALLEST:
+                self.changed[proto.name] = tensor if is_in_file(tensor) else ArrayTensor(tensor.array())
                 declare(proto, tensor)
-                self.changed[proto.name] = tensor
             else:
                 write_into(proto, tensor)
         self._pending.clear()

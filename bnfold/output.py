@@ -15,8 +15,9 @@ from bnfold.document import Document
 from bnfold.errors import OutputError
 from bnfold.external import ExternalRange, all_tensors, copy_range, external_range, write_all
 from bnfold.staging import Staged, cannot_write, keep_mode
-from bnfold.tensors import Tensor, is_external, raw_bytes
+from bnfold.tensors import RawBytes, Tensor, is_external
 from bnfold.text import printable
+from bnfold.wire import made
 
 ALIGNMENT = 4096  # external tensors start on pages, so that runtimes can map them
 
@@ -90,7 +91,7 @@ def _write_model(document: Document, stage: Staged) -> None:
     with stage.new_file(stage.path) as descriptor:
         keep_mode(descriptor, stage.target)
         for piece in pieces:
-            write_all(descriptor, piece)
+            write_all(descriptor, made(piece))
 
 
 def _write_data(document: Document, stage: Staged, tensors: list[TensorProto]) -> None:
@@ -114,8 +115,8 @@ def _write_data(document: Document, stage: Staged, tensors: list[TensorProto]) -
 
 def _write_tensor(tensor: TensorProto, new: Tensor | None, folder: Path | None, descriptor: int) -> int:
     if new is not None:
-        data = raw_bytes(new)
-        write_all(descriptor, data)
+        data = RawBytes(new)
+        write_all(descriptor, data.buffer())
         return len(data)
     where = external_range(tensor, folder)
     copy_range(where, descriptor)

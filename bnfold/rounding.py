@@ -93,34 +93,35 @@ class RoundingFault:
 
 
 def rounding_fault(
-    rounded: Array, source: Callable[[], Array], factor: Float64Array, axis: int
+    source: Callable[[], Array], factor: Float64Array, dtype: np.dtype, axis: int
 ) -> RoundingFault | None:
-    """What is wrong with `rounded` = round(source * factor), judged map by map along `axis`; None if nothing.
+    """What would be wrong with round(source * factor), judged map by map along `axis`; None if nothing.
 
-    Overflow: a weight is no longer finite. Underflow: a map sank into the subnormal range, so that a weight
-    lost more than one unit roundoff of its map's largest weight; a map that already was below the smallest
-    normal number, or that is exactly zero (a dead map), is left alone.
+    Overflow: a weight is no longer finite. Underflow: a map sinks into the subnormal range, so that a weight loses
+    more than one unit roundoff of its map's largest weight; a map that already is below the smallest normal number,
+    or that is exactly zero (a dead map), is left alone. Multiplying by one number and rounding keep the order of
+    magnitudes, so a map's largest weight is all that has to be looked at. `factor` is one number for each map.
     """
-    peaks = map_peaks(rounded, axis)
+    weights = source()
+    before = map_peaks(weights, axis)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        peaks = to_float64(round_once(before * np.abs(factor.ravel()), dtype))
     finite = np.isfinite(peaks)
     if not finite.all():
         return RoundingFault("overflow", tuple(np.flatnonzero(~finite).tolist()))
-    is_low = peaks < smallest_normal(rounded.dtype)
+    is_low = (peaks < smallest_normal(dtype)) & (before >= smallest_normal(dtype))
     if not is_low.any():
         return None
-    low = np.flatnonzero(is_low)
-    before = source()
-    lost = tuple(int(c) for c in low if _map_is_lost(before, factor, rounded, axis, int(c)))
+    rows = weights if axis == 0 else np.moveaxis(weights, axis, 0)
+    lost = tuple(int(c) for c in np.flatnonzero(is_low) if _loses_bits(rows[c], float(factor.ravel()[c]), dtype))
     return RoundingFault("underflow", lost) if lost else None
 
 
-def _map_is_lost(source: Array, factor: Float64Array, rounded: Array, axis: int, c: int) -> bool:
-    before = to_float64(np.moveaxis(source, axis, 0)[c])
-    if before.size == 0 or np.abs(before).max() < smallest_normal(rounded.dtype):
-        return False
+def _loses_bits(weights: Array, factor: float, dtype: np.dtype) -> bool:
+    rounded = to_float64(scale_and_round(weights, np.array([factor], np.float64), dtype))
     # Everything times 2**1000, by mantissa and exponent, so that float64's own subnormals are told apart too.
-    mantissa, exponent = np.frexp(before)
-    factor_mantissa, factor_exponent = np.frexp(np.moveaxis(np.broadcast_to(factor, source.shape), axis, 0)[c])
+    mantissa, exponent = np.frexp(to_float64(weights))
+    factor_mantissa, factor_exponent = np.frexp(factor)
     exact = np.ldexp(mantissa * factor_mantissa, exponent + factor_exponent + 1000)
-    error = np.abs(np.ldexp(to_float64(np.moveaxis(rounded, axis, 0)[c]), 1000) - exact).max()
-    return bool(error > unit_roundoff(rounded.dtype) * np.abs(exact).max())
+    error = np.abs(np.ldexp(rounded, 1000) - exact).max()
+    return bool(error > unit_roundoff(dtype) * np.abs(exact).max())

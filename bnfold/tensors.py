@@ -5,7 +5,7 @@ A rule never touches a TensorProto. What it makes is a tensor too, exact until i
 weight multiplies the factors and still rounds once.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Protocol
@@ -180,14 +180,13 @@ class ExactTensor:
         return self.values
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ScaledTensor:
     """source * factor. `factor` is float64 and broadcasts against `source`."""
 
     source: Tensor
     factor: Float64Array
     dtype: np.dtype
-    _rounded: Array | None = field(default=None, repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -195,10 +194,8 @@ class ScaledTensor:
         return self.source.shape
 
     def array(self) -> Array:
-        """The product, rounded once. Kept, as it is wanted for the check and again for the file."""
-        if self._rounded is None:
-            self._rounded = scale_and_round(self.source.array(), self.factor, self.dtype)
-        return self._rounded
+        """The product, rounded once. Computed whenever it is asked for: it may be large."""
+        return scale_and_round(self.source.array(), self.factor, self.dtype)
 
     def exact(self) -> Float64Array:
         """The product before rounding."""
@@ -263,6 +260,22 @@ def declare(proto: TensorProto, tensor: Tensor) -> None:
     proto.raw_data = b""
 
 
-def raw_bytes(tensor: Tensor) -> memoryview:
-    """The numbers as they are stored, little-endian, in C order."""
-    return np.ascontiguousarray(tensor.array()).reshape(-1).view(np.uint8).data
+def is_in_file(tensor: Tensor) -> bool:
+    """Whether the numbers come from a file and stay there, whatever becomes of the TensorProto."""
+    if isinstance(tensor, ScaledTensor):
+        return is_in_file(tensor.source)
+    return isinstance(tensor, StoredTensor) and (tensor.lifted is not None or is_external(tensor.proto))
+
+
+@dataclass(frozen=True, slots=True)
+class RawBytes:
+    """The numbers of a tensor as they are stored, little-endian, in C order; made when they are written."""
+
+    tensor: Tensor
+
+    def __len__(self) -> int:
+        return bytes_of(self.tensor)
+
+    def buffer(self) -> memoryview:
+        """The bytes."""
+        return np.ascontiguousarray(self.tensor.array()).reshape(-1).view(np.uint8).data

@@ -12,6 +12,7 @@ Source: protobuf's encoding (varints, tags, length-delimited fields); field numb
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 LENGTH_DELIMITED = 2
 GRAPH_KEY = 7 << 3 | LENGTH_DELIMITED  # ModelProto.graph
@@ -21,6 +22,18 @@ SMALLEST = 2**16  # bytes; smaller tensors are parsed with the rest
 _FIXED = {1: 8, 5: 4}
 
 Buffer = bytes | memoryview
+
+
+class Later(Protocol):
+    """Bytes of a known length that are made when they are wanted."""
+
+    def __len__(self) -> int: ...
+
+    def buffer(self) -> memoryview:
+        """The bytes."""
+
+
+Piece = Buffer | Later
 
 
 class _OddError(Exception):
@@ -60,14 +73,14 @@ def lift(data: Buffer) -> tuple[bytes, dict[int, memoryview]] | None:
     return skeleton, {index: view[raw.start : raw.stop] for index, _, raw in found}
 
 
-def splice(skeleton: bytes, numbers: Mapping[int, Buffer]) -> list[Buffer]:
+def splice(skeleton: bytes, numbers: Mapping[int, Piece]) -> list[Piece]:
     """What to write, in order: the skeleton with `numbers` (by index of the initializer) in its empty raw_data."""
     if not numbers:
         return [skeleton]
     view = memoryview(skeleton)
     (graph,) = (f for f in _fields(skeleton, 0, len(skeleton)) if f.key == GRAPH_KEY)
     tensors = [f for f in _fields(skeleton, graph.start, graph.stop) if f.key == INITIALIZER_KEY]
-    pieces: list[Buffer] = []
+    pieces: list[Piece] = []
     last = graph.start
     for index in sorted(numbers):
         tensor, content = tensors[index], numbers[index]
@@ -140,3 +153,8 @@ def _header(key: int, length: int) -> bytes:
         length >>= 7
     out.append(length)
     return bytes(out)
+
+
+def made(piece: Piece) -> Buffer:
+    """The bytes of a piece."""
+    return piece if isinstance(piece, bytes | memoryview) else piece.buffer()

@@ -82,7 +82,7 @@ def _absorb(
 
 
 def _weight_fault(node: NodeProto, weight: ScaledTensor) -> Refusal | None:
-    fault = rounding_fault(weight.array(), weight.source.array, weight.factor, axis=0)
+    fault = rounding_fault(weight.source.array, weight.factor, weight.dtype, axis=0)
     if fault is None:
         return None
     first, at = fault.maps[0], label(node)
