@@ -16,9 +16,9 @@ __all__ = [
     "FoldResult",
     "Inspection",
     "InvalidModelError",
-    "NotVerifiedError",
+    "NotVerified",
     "Verification",
-    "VerificationFailedError",
+    "VerificationFailed",
     "__version__",
     "fold",
     "inspect",
@@ -26,14 +26,14 @@ __all__ = [
 
 if TYPE_CHECKING:
     from bnfold.api import FoldResult, Inspection, fold, inspect
-    from bnfold.errors import BnfoldError, InvalidModelError, NotVerifiedError, VerificationFailedError
+    from bnfold.errors import BnfoldError, InvalidModelError, NotVerified, VerificationFailed
     from bnfold.verify import Verification
 
 _HOME = {
     "BnfoldError": "errors",
     "InvalidModelError": "errors",
-    "NotVerifiedError": "errors",
-    "VerificationFailedError": "errors",
+    "NotVerified": "errors",
+    "VerificationFailed": "errors",
     "FoldResult": "api",
     "Inspection": "api",
     "fold": "api",

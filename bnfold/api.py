@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from onnx import ModelProto
 
 from bnfold.document import Document, serialise
-from bnfold.errors import InvalidModelError, NotVerifiedError, OutputError, VerificationFailedError
+from bnfold.errors import InvalidModelError, NotVerified, OutputError, VerificationFailed
 from bnfold.output import staged
 from bnfold.report import Report, SiteReport
 from bnfold.rewrite import Progress, rewrite
@@ -145,8 +145,8 @@ def fold(
     Raises:
         InvalidModelError: the model cannot be read or breaks a rule of the ONNX spec.
         OutputError: the output cannot be written, or exists.
-        VerificationFailedError: the outputs differ. Nothing is written.
-        NotVerifiedError: the outputs could not be compared. Nothing is written.
+        VerificationFailed: the outputs differ. Nothing is written.
+        NotVerified: the outputs could not be compared. Nothing is written.
     """
     started = time.perf_counter()
     source = _source(model)
@@ -268,10 +268,10 @@ class _Finish:
         self.result.report = replace(self.result.report, verification=verification)
         if verification.verdict == "different":
             self._say("outputs differ, nothing written", None, 0)
-            raise VerificationFailedError(f"the outputs differ: {verification.reason}", self.result)
+            raise VerificationFailed(f"the outputs differ: {verification.reason}", self.result)
         if not verification and not self.allow_unverified:
             self._say("not verified, nothing written", None, 0)
-            raise NotVerifiedError(f"could not verify: {verification.reason}", self.result)
+            raise NotVerified(f"could not verify: {verification.reason}", self.result)
 
     def _say(self, status: str, output: Path | None, size: int) -> None:
         report = self.result.report

@@ -98,7 +98,7 @@ def fold_command(
         output = _default_output(model)
     _check_reports(reports, model, output)
     from bnfold import api
-    from bnfold.errors import NotVerifiedError, VerificationFailedError
+    from bnfold.errors import NotVerified, VerificationFailed
     from bnfold.verify.feeds import parse_dim, parse_shape
 
     show = Show(format_, reports, verbose=verbose, quiet=quiet)
@@ -110,7 +110,7 @@ def fold_command(
                 shapes=dict(map(parse_shape, shapes)), dims=dict(map(parse_dim, dims)), threads=threads,
                 progress=callback,
             )  # fmt: skip
-    except (VerificationFailedError, NotVerifiedError) as error:
+    except (VerificationFailed, NotVerified) as error:
         if error.result is not None:
             show(error.result.report)
         raise

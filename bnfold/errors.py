@@ -48,13 +48,13 @@ class _ResultError(BnfoldError):
         self.result = result
 
 
-class VerificationFailedError(_ResultError):
+class VerificationFailed(_ResultError):
     """The folded model's outputs differ from the original's. Nothing was written."""
 
     exit_code = EXIT_FOUND
 
 
-class NotVerifiedError(_ResultError):
+class NotVerified(_ResultError):
     """The outputs could not be compared: a runtime, provider or operator is missing, or inconclusive."""
 
     exit_code = EXIT_UNVERIFIED

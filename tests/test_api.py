@@ -57,9 +57,9 @@ def test_the_public_names_are_pinned() -> None:
         "FoldResult",
         "Inspection",
         "InvalidModelError",
-        "NotVerifiedError",
+        "NotVerified",
         "Verification",
-        "VerificationFailedError",
+        "VerificationFailed",
         "__version__",
         "fold",
         "inspect",
@@ -92,7 +92,7 @@ def test_options_are_keywords_and_documented() -> None:
 def test_every_error_has_its_exit_code() -> None:
     """One root; 1 for a difference, 3 for what could not be verified, 2 for all others."""
     errors = {bnfold.InvalidModelError: 2, OutputError: 2, UsageError: 2}
-    errors |= {bnfold.VerificationFailedError: 1, bnfold.NotVerifiedError: 3}
+    errors |= {bnfold.VerificationFailed: 1, bnfold.NotVerified: 3}
     assert {error: error.exit_code for error in errors} == errors
     assert all(issubclass(error, bnfold.BnfoldError) for error in errors)
 
@@ -151,7 +151,7 @@ def test_nothing_is_printed(verify: bool, tmp_path: Path, capfd: pytest.CaptureF
     bnfold.inspect(tmp_path / "out.onnx")
     if verify:
         unknown = behind(helper.make_node("Nonsense", ["z"], ["y"]))
-        with pytest.raises(bnfold.NotVerifiedError):
+        with pytest.raises(bnfold.NotVerified):
             bnfold.fold(unknown)
         float64 = behind(helper.make_node("Relu", ["z"], ["y"]))
         bnfold.fold(float64, providers=["reference"])
@@ -295,8 +295,8 @@ def test_inspect_names_what_helps() -> None:
 
 
 def test_a_difference_raises_with_the_result(wrong_fold: None, tmp_path: Path) -> None:
-    """VerificationFailedError: nothing written; `.result` holds the report, the verification, the model."""
-    with pytest.raises(bnfold.VerificationFailedError, match="'y' differs") as caught:
+    """VerificationFailed: nothing written; `.result` holds the report, the verification, the model."""
+    with pytest.raises(bnfold.VerificationFailed, match="'y' differs") as caught:
         bnfold.fold(conv_bn(), tmp_path / "out.onnx")
     result = caught.value.result
     assert result is not None
@@ -308,7 +308,7 @@ def test_a_difference_raises_with_the_result(wrong_fold: None, tmp_path: Path) -
     assert result.report.output is None
     assert ops(result.model) == ["Conv"]
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(bnfold.VerificationFailedError):
+    with pytest.raises(bnfold.VerificationFailed):
         bnfold.fold(conv_bn(), allow_unverified=True)
 
 
@@ -363,9 +363,9 @@ UNVERIFIABLE["no-size-fits"][0].graph.initializer.append(tensor("shape", [7, 11,
 
 @pytest.mark.parametrize("case", UNVERIFIABLE)
 def test_what_cannot_be_compared_is_not_verified(case: str, tmp_path: Path) -> None:
-    """Never a pass for what could not be judged: NotVerifiedError with the result; or, if allowed, said so."""
+    """Never a pass for what could not be judged: NotVerified with the result; or, if allowed, said so."""
     proto, word = UNVERIFIABLE[case]
-    with pytest.raises(bnfold.NotVerifiedError, match=word) as caught:
+    with pytest.raises(bnfold.NotVerified, match=word) as caught:
         bnfold.fold(proto, tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == []
     result = caught.value.result
@@ -392,7 +392,7 @@ def test_some_finite_outputs_are_compared() -> None:
 )
 def test_nothing_compared_is_no_pass(options: dict[str, Any], wrong_fold: None) -> None:
     """Inputs without elements, no provider, no trial: a fold that is wrong must not come out as verified equal."""
-    with pytest.raises((bnfold.NotVerifiedError, UsageError)):
+    with pytest.raises((bnfold.NotVerified, UsageError)):
         bnfold.fold(conv_bn(x=("N", 3, 8, 8)), **options)
 
 

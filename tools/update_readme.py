@@ -32,7 +32,8 @@ def codes() -> str:
 
 def newest(kind: str) -> str:
     """The newest result of a kind, by the date in its name."""
-    return block(max(RESULTS.glob(f"{kind}-*.txt")).read_text(encoding="utf-8"))
+    text = max(RESULTS.glob(f"{kind}-*.txt")).read_text(encoding="utf-8")
+    return block(text.split("\nmin, median:")[0])
 
 
 def block(text: str) -> str:
