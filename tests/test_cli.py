@@ -652,16 +652,27 @@ def test_names_of_any_kind_take_a_shape(name: str, tmp_path: Path, cli: Cli) -> 
 
 
 def test_an_input_without_a_rank_takes_a_shape(tmp_path: Path, cli: Cli) -> None:
-    """An input that declares no shape at all cannot be made up, but --shape says it."""
+    """An input that declares no shape at all is taken for an image, unless --shape says it, or it is none."""
     proto = conv_bn()
+    proto.graph.input[0].type.tensor_type.ClearField("shape")
+    net = put(proto, tmp_path / "net.onnx")
+    code, out, err = cli("fold", net, "--format", "json", "-o", tmp_path / "guessed.onnx")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["verification"]["runs"][0]["shapes"] == {"x": [2, 3, 64, 64]}
+    code, out, err = cli("fold", net, "--format", "json", "--shape", "x:2,3,9,9")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["verification"]["runs"][0]["shapes"] == {"x": [2, 3, 9, 9]}
+
+
+def test_an_input_that_is_no_image_asks_for_a_shape(tmp_path: Path, cli: Cli) -> None:
+    """Where no size that is tried runs, the message says which options help."""
+    proto = conv_bn((4, 3, 3), x=(1, 3, 9))
     proto.graph.input[0].type.tensor_type.ClearField("shape")
     net = put(proto, tmp_path / "net.onnx")
     code, _, err = cli("fold", net)
     assert code == 3
     assert "--shape" in err
-    code, out, err = cli("fold", net, "--format", "json", "--shape", "x:2,3,9,9")
-    assert (code, err) == (0, "")
-    assert json.loads(out)["verification"]["runs"][0]["shapes"] == {"x": [2, 3, 9, 9]}
+    assert cli("fold", net, "--shape", "x:1,3,9")[0] == 0
 
 
 # --freeze-inputs

@@ -11,6 +11,7 @@ from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ValueInfoProto, helper
 
 from bnfold.errors import UsageError
 from bnfold.rounding import Array, round_once
@@ -26,7 +27,7 @@ class InputSpec:
     Attributes:
         name: of the input.
         dtype: numpy's; None where it is no plain tensor (sequence, optional).
-        shape: sizes; None or a symbol where free; None as a whole for a scalar, or where the rank is not known.
+        shape: sizes; None or a symbol where free; None as a whole where not even the rank is known.
     """
 
     name: str
@@ -36,6 +37,18 @@ class InputSpec:
     def __str__(self) -> str:
         sizes = ", ".join("?" if size is None else printable(str(size)) for size in self.shape or ())
         return f"'{printable(self.name)}' {self.dtype or 'of no tensor type'} ({sizes})"
+
+
+def input_spec(value: ValueInfoProto) -> InputSpec:
+    """What the model declares about one of its inputs."""
+    if not value.type.HasField("tensor_type"):
+        return InputSpec(value.name, None, None)
+    tensor = value.type.tensor_type
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    if not tensor.HasField("shape"):
+        return InputSpec(value.name, dtype, None)
+    dims = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim)
+    return InputSpec(value.name, dtype, dims)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +85,14 @@ def choose_shapes(
             result[spec.name] = tuple(shapes[spec.name])
             continue
         whole: list[int] = []
-        for axis, size in enumerate(spec.shape or ()):
+        declared = (None,) * 4 if spec.shape is None else spec.shape  # of no rank: most likely images
+        for axis, size in enumerate(declared):
             if isinstance(size, int) and size > 0:
                 whole.append(size)
                 continue
             key = size if isinstance(size, str) and size else f"{spec.name}[{axis}]"
             if key not in symbols:
-                symbols[key] = chosen[key] = _size(sizes, axis, len(spec.shape or ()))
+                symbols[key] = chosen[key] = _size(sizes, axis, len(declared))
             whole.append(symbols[key])
         result[spec.name] = tuple(whole)
     for name, shape in result.items():

@@ -30,7 +30,7 @@ from onnx import (
 from bnfold.evaluate import BROADCASTING
 from bnfold.external import all_tensors
 from bnfold.rounding import FLOAT_TYPES, to_float64
-from bnfold.verify.feeds import Feeds, InputSpec
+from bnfold.verify.feeds import Feeds, input_spec
 from bnfold.verify.runtime import CannotRunError
 
 _NARROW = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -54,7 +54,7 @@ class ReferenceRunner:
         try:
             proto = onnx.load(model) if isinstance(model, Path) else onnx.load_model_from_string(model)
             initializers = {tensor.name for tensor in proto.graph.initializer}
-            self.inputs = [_spec(value) for value in proto.graph.input if value.name not in initializers]
+            self.inputs = [input_spec(value) for value in proto.graph.input if value.name not in initializers]
             _check_broadcasting(proto)
             widen(proto)
             substitute(proto)
@@ -133,17 +133,6 @@ def _widen_tensor(tensor: TensorProto) -> None:
 def _widen_type(value: ValueInfoProto) -> None:
     if value.type.HasField("tensor_type") and value.type.tensor_type.elem_type in _NARROW:
         value.type.tensor_type.elem_type = TensorProto.DOUBLE
-
-
-def _spec(value: ValueInfoProto) -> InputSpec:
-    if not value.type.HasField("tensor_type"):
-        return InputSpec(value.name, None, None)
-    tensor = value.type.tensor_type
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-    if not tensor.HasField("shape"):
-        return InputSpec(value.name, dtype, None)
-    dims = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim)
-    return InputSpec(value.name, dtype, dims or None)
 
 
 def _short(error: Exception) -> str:

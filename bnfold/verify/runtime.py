@@ -6,22 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import onnx
 
 from bnfold.nodes import ONNX_DOMAINS, nested_nodes
-from bnfold.verify.feeds import Feeds, InputSpec
+from bnfold.verify.feeds import Feeds, InputSpec, input_spec
 from bnfold.verify.providers import CUDA
 
 # ORT_DISABLE_ALL on both sides is what makes the comparison mean something: at the default level onnxruntime
 # folds the original too, and the check would compare folded with folded.
 _CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
-_NUMPY = {
-    "float": np.float32, "double": np.float64, "float16": np.float16, "int8": np.int8, "uint8": np.uint8,
-    "int16": np.int16, "uint16": np.uint16, "int32": np.int32, "uint32": np.uint32, "int64": np.int64,
-    "uint64": np.uint64, "bool": np.bool_, "string": np.object_,
-}  # fmt: skip
-
 INSTALL = (
     "onnxruntime is not installed, and verification needs it: pip install 'bnfold[cpu]', "
     "or 'bnfold[cuda]' on a machine with an NVIDIA GPU (never both); --no-verify does without"
@@ -72,14 +65,15 @@ class OrtRunner:
             raise CannotRunError(INSTALL) from None
         if not hasattr(ort, "InferenceSession"):  # what uninstalling one of the two packages leaves of the other
             raise CannotRunError(INSTALL)
-        if provider == CUDA and hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()
         if provider not in ort.get_available_providers():
             raise CannotRunError(
                 f"onnxruntime {ort.__version__} has no {provider} here: it needs an NVIDIA GPU and "
                 "pip install 'bnfold[cuda]'"
             )
-        if _kills_onnxruntime(load_graph(model)):
+        if provider == CUDA and hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()
+        proto = load_graph(model)
+        if _kills_onnxruntime(proto):
             raise CannotRunError("empty names for absent outputs of a BatchNormalization crash it")
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -96,7 +90,8 @@ class OrtRunner:
         self.runtime = f"onnxruntime {ort.__version__}"
         if self.provider != provider:
             raise CannotRunError(f"onnxruntime fell back from {provider} to {self.provider}")
-        self.inputs = [_spec(value) for value in self._session.get_inputs()]
+        declared = {value.name: value for value in proto.graph.input}  # onnxruntime does not tell [] from no rank
+        self.inputs = [input_spec(declared[value.name]) for value in self._session.get_inputs()]
         self.outputs = [value.name for value in self._session.get_outputs()]
 
     def run(self, feeds: Feeds) -> list[Any]:
@@ -124,13 +119,6 @@ def _kills_onnxruntime(proto: onnx.ModelProto) -> bool:
         if any(n.op_type == "BatchNormalization" and "" in n.output for n in (*nodes, *nested_nodes(nodes))):
             return True
     return False
-
-
-def _spec(value: Any) -> InputSpec:
-    kind = value.type.removeprefix("tensor(").removesuffix(")")
-    dtype = _NUMPY.get(kind) if value.type.startswith("tensor(") else None
-    shape = tuple(value.shape) or None  # onnxruntime says [] for a scalar and for an unknown rank alike
-    return InputSpec(value.name, None if dtype is None else np.dtype(dtype), shape)
 
 
 def _first_line(error: Exception) -> str:
