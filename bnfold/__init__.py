@@ -17,6 +17,8 @@ __all__ = [
     "Inspection",
     "InvalidModelError",
     "NotVerified",
+    "OutputError",
+    "UsageError",
     "Verification",
     "VerificationFailed",
     "__version__",
@@ -26,13 +28,22 @@ __all__ = [
 
 if TYPE_CHECKING:
     from bnfold.api import FoldResult, Inspection, fold, inspect
-    from bnfold.errors import BnfoldError, InvalidModelError, NotVerified, VerificationFailed
+    from bnfold.errors import (
+        BnfoldError,
+        InvalidModelError,
+        NotVerified,
+        OutputError,
+        UsageError,
+        VerificationFailed,
+    )
     from bnfold.verify import Verification
 
 _HOME = {
     "BnfoldError": "errors",
     "InvalidModelError": "errors",
     "NotVerified": "errors",
+    "OutputError": "errors",
+    "UsageError": "errors",
     "VerificationFailed": "errors",
     "FoldResult": "api",
     "Inspection": "api",
@@ -49,3 +60,8 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module(f"bnfold.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, loaded or not."""
+    return __all__

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from onnx import ModelProto
 
 from bnfold.document import Document, serialise
-from bnfold.errors import InvalidModelError, NotVerified, OutputError, VerificationFailed
+from bnfold.errors import InvalidModelError, NotVerified, OutputError, UsageError, VerificationFailed
 from bnfold.output import staged
 from bnfold.report import Report, SiteReport
 from bnfold.rewrite import Progress, rewrite
@@ -115,7 +115,7 @@ def fold(
     freeze_inputs: bool = False,
     verify: bool = True,
     allow_unverified: bool = False,
-    providers: Sequence[str] = ("cpu",),
+    providers: str | Sequence[str] = ("cpu",),
     seed: int = 0,
     trials: int = 2,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
@@ -151,7 +151,14 @@ def fold(
     started = time.perf_counter()
     source = _source(model)
     target = _target(source, output, in_place=in_place, force=force)
-    options = VerifyOptions(tuple(providers), seed, trials, shapes or {}, dims or {}, threads)
+    options = VerifyOptions(
+        (providers,) if isinstance(providers, str) else tuple(providers),
+        seed,
+        trials,
+        shapes or {},
+        dims or {},
+        threads,
+    )
     with _naming(source):
         document = Document.open(source, mapped=target is not None)
         report = rewrite(document, freeze_inputs=freeze_inputs, command="fold", progress=progress)
@@ -183,7 +190,12 @@ def _naming(source: Path | ModelProto) -> Iterator[None]:
 
 
 def _source(model: "str | PathLike[str] | ModelProto") -> Path | ModelProto:
-    return model if isinstance(model, ModelProto) else Path(model)
+    if isinstance(model, ModelProto):
+        return model
+    try:
+        return Path(model)
+    except TypeError:
+        raise UsageError(f"a model is a path or a ModelProto, not {type(model).__name__}") from None
 
 
 def _target(

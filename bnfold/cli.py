@@ -26,7 +26,7 @@ Exit codes:
   0   done, or nothing to do
   1   outputs differ; nothing was written
   2   usage; or the model is unreadable, invalid or unsafe
-  3   could not verify (runtime, provider or operator missing); nothing was written
+  3   could not verify (something is missing, or inconclusive); nothing was written
   70  a bug in bnfold
   130 interrupted (Ctrl-C, SIGTERM); what was not finished was taken back
 """
@@ -154,6 +154,7 @@ def _check_reports(reports: tuple[Path, ...], *models: Path | None) -> None:
 def main(argv: list[str] | None = None) -> NoReturn:
     """Entry point: runs the command and turns every ending into its exit code; no traceback reaches a user."""
     signal.signal(signal.SIGTERM, _terminate)
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # names in a model may be in any script, the terminal's may be another
             stream.reconfigure(errors="backslashreplace")
@@ -163,6 +164,13 @@ def main(argv: list[str] | None = None) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)  # everything is written and closed; tearing down a large model takes longer than making it
+
+
+def _open_closed_streams() -> None:
+    """Python has None for a stream that was closed before it started (`>&-`); what is printed then goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - for the whole process
 
 
 def _run(argv: list[str] | None) -> int:

@@ -91,7 +91,7 @@ _TEXT: dict[Code, tuple[str, str]] = {
     ),
     Code.PRODUCER_CANNOT_ABSORB: (
         "what lies upstream has no constants that could take the map in",
-        "",
+        "this version folds into Conv only",
     ),
     Code.ACTIVATION_BETWEEN: (
         "a nonlinear function lies between the convolution and the BatchNormalization",

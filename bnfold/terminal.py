@@ -55,7 +55,8 @@ class Show:
             drop_stdout()
         except OSError as error:
             drop_stdout()
-            raise UsageError(f"cannot print the report: {error.strerror}") from None
+            done = "; the model was written" if report.output else ""
+            raise UsageError(f"cannot print the report: {error.strerror}{done}") from None
 
 
 @contextmanager

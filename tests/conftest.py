@@ -7,10 +7,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import settings
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from bnfold.affine import ChannelAffine
 from bnfold.cli import _run
+
+settings.register_profile("bnfold", deadline=None)  # how long an example takes is nobody's business here
+settings.load_profile("bnfold")
 
 Cli = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parent.parent

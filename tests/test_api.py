@@ -58,6 +58,8 @@ def test_the_public_names_are_pinned() -> None:
         "Inspection",
         "InvalidModelError",
         "NotVerified",
+        "OutputError",
+        "UsageError",
         "Verification",
         "VerificationFailed",
         "__version__",
@@ -65,6 +67,7 @@ def test_the_public_names_are_pinned() -> None:
         "inspect",
     ]
     assert all(getattr(bnfold, name) for name in bnfold.__all__)
+    assert dir(bnfold) == sorted(bnfold.__all__)
     assert not hasattr(bnfold, "folded")
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         bnfold.nonsense  # noqa: B018 - the access is the test

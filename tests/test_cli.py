@@ -778,3 +778,18 @@ def test_numbers_too_large_for_memory_are_no_bug(tmp_path: Path, cli: Cli) -> No
     assert code in (2, 3)
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == [net]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell closes streams in its own way there")
+@pytest.mark.parametrize("stream", [">&-", "2>&-"])
+def test_closed_streams_change_no_exit_code(stream: str, net: Path) -> None:
+    """Python has no stdout or stderr then; what would be printed goes nowhere, and the work is done."""
+    command = f"'{sys.executable}' -m bnfold fold '{net}' --force {stream}"
+    assert subprocess.run(["bash", "-c", command], capture_output=True, check=False).returncode == 0
+    missing = f"'{sys.executable}' -m bnfold fold nowhere.onnx {stream}"
+    assert subprocess.run(["bash", "-c", missing], capture_output=True, check=False).returncode == 2
+
+
+def test_an_unverified_fold_says_so(net: Path, cli: Cli) -> None:
+    """With --no-verify the report does not leave it to the reader to miss a line."""
+    assert "were not compared" in cli("fold", net, "--no-verify")[1]

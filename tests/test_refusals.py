@@ -112,7 +112,7 @@ def test_help_where_the_user_can_do_something():
     """These are the user's to repair; the rest lies in the model's structure."""
     helpless = {code.value for code in Code if not code.help}
     assert helpless == {
-        "no-producer", "producer-shared", "captured-by-subgraph", "producer-cannot-absorb", "activation-between",
+        "no-producer", "producer-shared", "captured-by-subgraph", "activation-between",
         "not-per-map", "would-grow", "unsupported-type", "in-subgraph",
     }  # fmt: skip
 

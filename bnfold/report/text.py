@@ -78,6 +78,8 @@ def _fold(console: Console, report: Report, *, boxes: bool, verbose: bool) -> No
     if report.superseded:
         names = ", ".join(map(printable, report.superseded))
         _line(console, f"no longer used by this model: {names} (remove it if nothing else needs it)", "yellow")
+    if report.verification is None and report.folded:
+        _line(console, "the outputs were not compared (verification is off)", "yellow")
     if report.verification is not None:
         for run in report.verification.runs:
             _line(console, *_verdict(run))

@@ -49,6 +49,8 @@ class VerifyOptions:
             raise UsageError("no provider is given; choose cpu, cuda or reference")
         for provider in self.providers:
             full_name(provider)
+        if self.seed < 0 or (self.threads is not None and self.threads < 1):
+            raise UsageError(f"seed {self.seed} and threads {self.threads} must not be negative or none")
         if self.trials < 1:
             raise UsageError(f"{self.trials} trials compare nothing; at least 1 is needed")
         sizes = [*self.dims.items(), *((name, size) for name, shape in self.shapes.items() for size in shape)]

@@ -194,5 +194,5 @@ def parse_dim(text: str) -> tuple[str, int]:
     """
     name, _, number = text.rpartition("=")
     if not name or not re.fullmatch(r"\d{1,10}", number, re.ASCII) or int(number) < 1:
-        raise UsageError(f"--dim {printable(text)}: expected SYMBOL=SIZE, such as N=2")
+        raise UsageError(f"--dim {printable(text)}: expected SYMBOL=SIZE with a size from 1 on, such as N=2")
     return name, int(number)
