@@ -160,7 +160,7 @@ def fold(
         threads,
     )
     with _naming(source):
-        document = Document.open(source, mapped=target is not None)
+        document = Document.open(source)
         report = rewrite(document, freeze_inputs=freeze_inputs, command="fold", progress=progress)
     result = FoldResult(report, None, document)
     finish = _Finish(

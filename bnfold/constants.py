@@ -20,6 +20,7 @@ from bnfold.text import printable
 if TYPE_CHECKING:
     from bnfold.graph import GraphFacts
 
+MOST_ORIGINS = 1000  # constants of the file behind one computed constant
 MOST_BYTES = 2**28  # of computed constants in one model; real ones are a few biases and parameters
 SAME_TYPE = frozenset(  # operators whose output has the element type of their first input
     ["Abs", "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "ConvTranspose", "Div", "Dropout",
@@ -101,12 +102,15 @@ class Constants:
     def find(self, value: str) -> Constant | None:
         """The constant behind `value`: an initializer, a Constant node, or what pure operators make of those."""
         if value not in self.stored:
+            node = self._facts.producer(value)
+            if node is None or node not in self._nodes:
+                return None
             value = self._facts.through_identity(value)
         if value in self.stored:
             tensor = self.stored[value]
             return Constant(value, tensor, bytes_of(tensor), self._overridable([value]))
         node = self._facts.producer(value)
-        if node is None or node not in self._nodes:
+        if node is None:
             return None
         if value not in self._found:
             self._found[value] = self._evaluate(value, node)
@@ -144,13 +148,16 @@ class Constants:
             self._computed[output] = of_attributes(proto, self._facts.folder)
             return frozenset([output])
         matter = inputs_that_matter(proto)
+        origins = frozenset[str]().union(*(self._origins.get(name, {name}) for name in matter))
+        if self._spent > MOST_BYTES or len(origins) > MOST_ORIGINS:
+            self._computed[output] = None
+            return frozenset()
         inputs = {name: self._input(name, matters=name in matter) for name in proto.input if name}
         known = {name: array for name, array in inputs.items() if array is not None}
         result = evaluate(proto, known, self._facts.opset()) if len(known) == len(inputs) else None
         self._spent += 0 if result is None else result.nbytes
-        kept = result is not None and self._spent <= MOST_BYTES
-        self._computed[output] = ArrayTensor(result) if result is not None and kept else None
-        return frozenset().union(*(self._origins.get(name, {name}) for name in matter))
+        self._computed[output] = None if result is None else ArrayTensor(result)
+        return origins
 
     def _input(self, name: str, *, matters: bool) -> Array | None:
         """The numbers of an input; for one of which only the type matters, an empty array of its type."""

@@ -1,7 +1,5 @@
 """Opening a model: the protobuf as read is the document of record, and nothing else re-serialises it."""
 
-import mmap
-import os
 import stat
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from bnfold.external import all_tensors, external_range
 from bnfold.nodes import ONNX_DOMAINS, check_text
 from bnfold.tensors import RawBytes, Tensor, is_external, write_into
 from bnfold.text import printable, size
-from bnfold.wire import Buffer, Piece, lift, splice
+from bnfold.wire import Piece, lift, splice
 
 PROTOBUF_LIMIT = 2**31 - 1
 LIFT_FROM = 2**24  # bytes; below, walking the file costs more than it saves
@@ -57,7 +55,6 @@ class Document:
         self.folder = path.parent if path else None
         self.changed: dict[str, Tensor] = {}
         self._identity: tuple[int, ...] = ()
-        self._map: mmap.mmap | None = None
         _check_header(proto)
         self.lifted = {proto.graph.initializer[i].name: numbers for i, numbers in (lifted or {}).items()}
         self.data_files: set[str] = set()
@@ -66,11 +63,8 @@ class Document:
             self.data_files = {external_range(tensor, self.folder).location for tensor in tensors}
 
     @classmethod
-    def open(cls, source: "str | Path | ModelProto", *, mapped: bool = False) -> "Document":
+    def open(cls, source: "str | Path | ModelProto") -> "Document":
         """Read a file, or take a copy of a ModelProto.
-
-        `mapped`: look at a large file through the system's own copy of it instead of reading it; for work that ends
-        soon. (Not on Windows, where a file that is mapped cannot be replaced.)
 
         Raises:
             InvalidModelError: it cannot be read, is not ONNX, or breaks a rule of the spec.
@@ -81,13 +75,11 @@ class Document:
             return cls(proto, None)
         path = Path(source)
         identity = _identity(path)
-        file = _read(path, mapped=mapped and os.name != "nt")
-        data = memoryview(file)
+        data = _read(path)
         skeleton, lifted = (lift(data) if len(data) >= LIFT_FROM else None) or (data, {})
         # External data is named by the key "location". Looking for that is faster than looking at every tensor.
-        document = cls(_parse(skeleton), path, lifted, external=b"location" in bytes(skeleton))
+        document = cls(_parse(skeleton), path, lifted, external=b"location" in skeleton)
         document._identity = identity
-        document._map = file if isinstance(file, mmap.mmap) else None
         return document
 
     def check_unchanged(self) -> None:
@@ -99,14 +91,8 @@ class Document:
         if self.path is not None and _identity(self.path) != self._identity:
             raise OutputError(f"{printable(str(self.path))} was changed by somebody else meanwhile; it is kept")
 
-    def _check_map(self) -> None:
-        """Make sure that what is mapped is still there; looking at what was cut off would kill the process."""
-        if self._map is not None and self._map.size() < len(self._map):
-            raise InvalidModelError("somebody else cut the file while it was in use")
-
     def inlined(self) -> ModelProto:
         """A copy of the model that holds its numbers; unchanged external data stays where it is."""
-        self._check_map()
         proto = ModelProto()
         proto.CopyFrom(self.proto)
         for tensor in proto.graph.initializer:
@@ -122,7 +108,6 @@ class Document:
         Raises:
             OutputError: it is over the 2 GiB that a protobuf can hold.
         """
-        self._check_map()
         numbers: dict[int, Piece] = {}
         if self.changed or self.lifted:
             for index, tensor in enumerate(self.proto.graph.initializer):
@@ -161,7 +146,7 @@ def _identity(path: Path) -> tuple[int, ...]:
     return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
 
-def _read(path: Path, *, mapped: bool) -> bytes | mmap.mmap:
+def _read(path: Path) -> bytes:
     try:
         info = path.stat()
         if stat.S_ISDIR(info.st_mode):
@@ -170,17 +155,14 @@ def _read(path: Path, *, mapped: bool) -> bytes | mmap.mmap:
             raise InvalidModelError("is not a plain file")
         if info.st_size > PROTOBUF_LIMIT:
             raise InvalidModelError(f"has {size(info.st_size)}; a protobuf file ends at 2 GiB, so this is no .onnx")
-        if not mapped or info.st_size < LIFT_FROM:
-            return path.read_bytes()
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return path.read_bytes()
     except OSError as error:
         raise InvalidModelError(f"cannot read it: {error.strerror}") from None
     except ValueError as error:
         raise InvalidModelError(f"cannot read it: {error}") from None
 
 
-def _parse(data: Buffer) -> ModelProto:
+def _parse(data: bytes) -> ModelProto:
     if not data:
         raise InvalidModelError("the file is empty")
     for offset, signature, what in _SIGNATURES:
@@ -188,7 +170,7 @@ def _parse(data: Buffer) -> ModelProto:
             raise InvalidModelError(f"this is {what}")
     proto = ModelProto()
     try:
-        proto.ParseFromString(bytes(data))
+        proto.ParseFromString(data)
     except DecodeError:
         raise InvalidModelError("not an ONNX model, or cut short: protobuf cannot parse it") from None
     return proto

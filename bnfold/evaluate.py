@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from bnfold.rounding import Array
 
@@ -23,7 +23,7 @@ PURE = frozenset(
      "Unsqueeze"]
 )  # fmt: skip
 BROADCASTING = frozenset(["Add", "Div", "Mul", "Pow", "Sub"])
-MOST_ELEMENTS = 2**24
+MOST_NEW_ELEMENTS = 2**20  # of a result that is larger than what it is made of
 
 
 def inputs_that_matter(node: NodeProto) -> list[str]:
@@ -36,7 +36,10 @@ def evaluate(node: NodeProto, inputs: dict[str, Array], opset: int) -> Array | N
     """The output of one node; None where the reference implementation cannot tell, or it would be too large."""
     if any(entry.name in ("broadcast", "axis") for entry in node.attribute) and node.op_type in BROADCASTING:
         return None  # opset 1 and 6: they align shapes by these attributes, which the implementation ignores
-    if not inputs or _elements(node, [inputs[name] for name in node.input if name]) > MOST_ELEMENTS:
+    arrays = [inputs[name] for name in node.input if name]
+    if not arrays or _elements(node, arrays) > max(MOST_NEW_ELEMENTS, sum(array.size for array in arrays)):
+        return None
+    if node.op_type == "Cast" and any(entry.i == TensorProto.STRING for entry in node.attribute):
         return None
     from onnx.reference import ReferenceEvaluator
 

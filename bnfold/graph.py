@@ -166,7 +166,7 @@ class GraphFacts:
         while (node := self.producer(value)) is not None and self.op(node) == "Identity":
             path.append(value)
             value = self._copies.get(value) or self.only_input(node)
-        if value in self.constants.stored:
+        if path and self.constants.computes(self.producers[path[-1]]):
             self._copies |= dict.fromkeys(path, value)  # so that a long chain is walked once
         return value
 

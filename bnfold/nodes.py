@@ -105,7 +105,9 @@ def check_text(model: ModelProto) -> None:
 
 
 def _texts(model: ModelProto) -> Iterator[str]:
-    for graph in (model.graph, *(g for node in nested_nodes(model.graph.node) for g in subgraphs(node))):
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    every = [*nodes, *nested_nodes(nodes)]
+    for graph in (model.graph, *(g for node in every for g in subgraphs(node))):
         for values in (graph.input, graph.output, graph.value_info, graph.initializer):
             yield from (value.name for value in values)
         yield from (tensor.values.name for tensor in graph.sparse_initializer)

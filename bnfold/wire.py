@@ -10,7 +10,8 @@ produce is lifted; for anything else `lift` returns None, and protobuf parses it
 Source: protobuf's encoding (varints, tags, length-delimited fields); field numbers of onnx.proto.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +20,7 @@ GRAPH_KEY = 7 << 3 | LENGTH_DELIMITED  # ModelProto.graph
 INITIALIZER_KEY = 5 << 3 | LENGTH_DELIMITED  # GraphProto.initializer
 RAW_DATA_KEY = 9 << 3 | LENGTH_DELIMITED  # TensorProto.raw_data
 SMALLEST = 2**16  # bytes; smaller tensors are parsed with the rest
+MOST_FIELDS = 1000  # in a tensor with raw_data: dimensions, name, metadata; more are numbers one by one
 _FIXED = {1: 8, 5: 4}
 
 Buffer = bytes | memoryview
@@ -50,7 +52,7 @@ class _Field:
     stop: int
 
 
-def lift(data: Buffer) -> tuple[bytes, dict[int, memoryview]] | None:
+def lift(data: bytes) -> tuple[bytes, dict[int, memoryview]] | None:
     """The skeleton, and the numbers that it lacks by index of the initializer; None where nothing can be lifted."""
     view = memoryview(data)
     try:
@@ -95,7 +97,7 @@ def splice(skeleton: bytes, numbers: Mapping[int, Piece]) -> list[Piece]:
     return [view[: graph.tag], header, *pieces, view[graph.stop :]]
 
 
-def _large_tensors(data: Buffer, graph: _Field) -> list[tuple[int, _Field, _Field]]:
+def _large_tensors(data: bytes, graph: _Field) -> list[tuple[int, _Field, _Field]]:
     """Index, tensor and raw_data of each initializer that is worth lifting."""
     found: list[tuple[int, _Field, _Field]] = []
     index = 0
@@ -103,17 +105,17 @@ def _large_tensors(data: Buffer, graph: _Field) -> list[tuple[int, _Field, _Fiel
         if tensor.key != INITIALIZER_KEY:
             continue
         if tensor.stop - tensor.start > SMALLEST:
-            raws = [f for f in _fields(data, tensor.start, tensor.stop) if f.key == RAW_DATA_KEY]
-            if len(raws) > 1:
+            fields = list(itertools.islice(_fields(data, tensor.start, tensor.stop), MOST_FIELDS))
+            raws = [f for f in fields if f.key == RAW_DATA_KEY]
+            if len(raws) > 1 or len(fields) == MOST_FIELDS:
                 raise _OddError
             found += [(index, tensor, raw) for raw in raws if raw.stop - raw.start >= SMALLEST]
         index += 1
     return found
 
 
-def _fields(data: Buffer, position: int, end: int) -> list[_Field]:
+def _fields(data: bytes, position: int, end: int) -> Iterator[_Field]:
     """The fields of the message between `position` and `end`."""
-    fields: list[_Field] = []
     while position < end:
         tag = position
         key, position = _varint(data, position, end)
@@ -129,11 +131,10 @@ def _fields(data: Buffer, position: int, end: int) -> list[_Field]:
             raise _OddError  # groups, or no protobuf at all
         if position > end:
             raise _OddError
-        fields.append(_Field(key, tag, start, position))
-    return fields
+        yield _Field(key, tag, start, position)
 
 
-def _varint(data: Buffer, position: int, end: int) -> tuple[int, int]:
+def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
     value = shift = 0
     while position < end and shift < 64:
         byte = data[position]

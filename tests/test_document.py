@@ -388,3 +388,21 @@ def test_a_model_with_a_long_name_folds_beside_it(tmp_path: Path, cli: Cli) -> N
     assert err.count("\n") == 1
     assert cli("fold", path, "-o", tmp_path / "short.onnx", "-q") == (0, "", "")
     assert len(run(tmp_path / "short.onnx", {"x": np.zeros((2, 3, 9, 9), np.float32)})) == 1
+
+
+@pytest.mark.parametrize("list_name", ["input", "output", "value_info", "initializer"])
+def test_names_in_a_branch_must_be_text(list_name: str, tmp_path: Path, cli: Cli) -> None:
+    """Names inside the graphs of the main graph's own nodes are looked at too."""
+    value = onnx.helper.make_tensor_value_info("zzzz", TensorProto.FLOAT, None)
+    inner = onnx.helper.make_node("Identity", ["x"], ["zzzz"])
+    branch = onnx.helper.make_graph([inner], "branch", [], [value])
+    if list_name != "output":
+        entry = tensor("qqqq", [1.0]) if list_name == "initializer" else onnx.helper.make_tensor_value_info(
+            "qqqq", TensorProto.FLOAT, None
+        )  # fmt: skip
+        getattr(branch, list_name).append(entry)
+    node = onnx.helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)
+    data = model([node], []).SerializeToString().replace(b"qqqq" if list_name != "output" else b"zzzz", b"\xc0zzz")
+    path = tmp_path / "branch.onnx"
+    path.write_bytes(data)
+    assert_refused(path, cli, "UTF-8")
