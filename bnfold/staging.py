@@ -26,7 +26,7 @@ class Staged:
     """A model that is written but not yet in its place.
 
     Attributes:
-        path: the temporary .onnx; complete and loadable once `finished`, external data included.
+        path: the temporary .onnx; complete and loadable after `finish`, external data included.
         target: where `commit` will put it.
         data: the files of external data that belong to it, whether written now or found to be there already.
     """
@@ -37,12 +37,11 @@ class Staged:
         self.data: list[Path] = []
         self._created: dict[Path, int | None] = {}  # with the inode, once the file may be another's by then
         self._folders: list[Path] = []
-        self._finished = False
-        self._committed = False
+        self._inode: int | None = None  # of the temporary .onnx, once everything is written
 
     def finish(self) -> None:
         """Say that everything is written."""
-        self._finished = True
+        self._inode = self.path.stat().st_ino
 
     def commit(self, *, replace: bool) -> None:
         """Put the model in its place: the one moment at which the target changes.
@@ -53,9 +52,7 @@ class Staged:
         try:
             if replace:
                 self.path.replace(self.target)
-            elif _rename_to_fresh(self.path, self.target):
-                self._committed = True
-            else:
+            elif not _rename_to_fresh(self.path, self.target):
                 raise OutputError(f"{printable(str(self.target))} was made by somebody else meanwhile; it is kept")
         except OSError as error:
             raise cannot_write(self.target, error) from None
@@ -107,8 +104,8 @@ class Staged:
         return True
 
     def rollback(self) -> None:
-        """Take back what was written, unless it was committed: then the temporary .onnx is gone."""
-        if self._committed or (self._finished and not os.path.lexists(self.path)):
+        """Take back what was written, unless it was committed; then only a second name of it may be left."""
+        if self._is_committed():
             with contextlib.suppress(OSError):
                 self.path.unlink(missing_ok=True)
             return
@@ -119,6 +116,16 @@ class Staged:
         for folder in reversed(self._folders):
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+    def _is_committed(self) -> bool:
+        """Whether the target is our file, or was: then the temporary name is gone."""
+        if self._inode is None:
+            return False
+        if not os.path.lexists(self.path):
+            return True
+        with contextlib.suppress(OSError):
+            return self.target.lstat().st_ino == self._inode
+        return False
 
 
 def check_target(target: Path, *, force: bool) -> None:

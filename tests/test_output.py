@@ -676,3 +676,21 @@ def test_an_input_that_changes_meanwhile_is_kept(tmp_path: Path, monkeypatch: py
         bnfold.fold(source, in_place=True)
     assert source.read_bytes() == newer
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_an_interrupt_between_the_two_names_keeps_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --force the target is linked, then the temporary name goes; Ctrl-C in between is after the commit."""
+    source, target = externalised(tmp_path), tmp_path / "out.onnx"
+    unlink = Path.unlink
+
+    def interrupted(self: Path, *args: Any, **kwargs: Any) -> None:
+        if target.exists():
+            monkeypatch.setattr(Path, "unlink", unlink)
+            raise KeyboardInterrupt
+        unlink(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "unlink", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bnfold.fold(source, target, verify=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.data", "m.onnx", "out.onnx", "out.onnx.data"]
+    assert ops(onnx.load(target)) == ["Conv"]
