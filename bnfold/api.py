@@ -15,6 +15,7 @@ from onnx import ModelProto
 
 from bnfold.document import Document, serialise
 from bnfold.errors import InvalidModelError, NotVerified, OutputError, UsageError, VerificationFailed
+from bnfold.options import FoldOptions, Sources
 from bnfold.output import staged
 from bnfold.report import Report, SiteReport
 from bnfold.rewrite import Progress, rewrite
@@ -89,20 +90,36 @@ class Inspection:
         return self.report.sites
 
 
-def inspect(model: "str | PathLike[str] | ModelProto", *, freeze_inputs: bool = False) -> Inspection:
-    """Say for each BatchNormalization whether `fold` would fold it, and why not. Writes nothing.
+def inspect(
+    model: "str | PathLike[str] | ModelProto",
+    *,
+    sources: Sources = "affine",
+    freeze_inputs: bool = False,
+    clone_shared: bool = False,
+    partial: bool = False,
+    merge_branches: bool = False,
+    assume_range: bool = False,
+    only: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+) -> Inspection:
+    """Say for each BatchNormalization, and each chain like one, whether `fold` would fold it, and why not.
+
+    Writes nothing.
 
     Args:
         model: a path, or a ModelProto (which is not changed).
-        freeze_inputs: as for `fold`.
+        sources, freeze_inputs, clone_shared, partial, merge_branches, assume_range, only, exclude: as for `fold`.
 
     Raises:
         InvalidModelError: the model cannot be read or breaks a rule of the ONNX spec.
     """
     started = time.perf_counter()
     source = _source(model)
+    options = FoldOptions(
+        sources, freeze_inputs, clone_shared, partial, merge_branches, assume_range, _patterns(only), _patterns(exclude)
+    )
     with _naming(source):
-        report = rewrite(Document.open(source), freeze_inputs=freeze_inputs, command="inspect")
+        report = rewrite(Document.open(source), options, command="inspect")
     return Inspection(replace(report, after=None, seconds=time.perf_counter() - started))
 
 
@@ -112,7 +129,14 @@ def fold(
     *,
     in_place: bool = False,
     force: bool = False,
+    sources: Sources = "affine",
     freeze_inputs: bool = False,
+    clone_shared: bool = False,
+    partial: bool = False,
+    merge_branches: bool = False,
+    assume_range: bool = False,
+    only: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     verify: bool = True,
     allow_unverified: bool = False,
     providers: str | Sequence[str] = ("cpu",),
@@ -123,15 +147,23 @@ def fold(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> FoldResult:
-    """Fold every BatchNormalization that can be folded exactly, and prove that the outputs are preserved.
+    """Fold every BatchNormalization, and chain like one, that can be folded exactly, and prove that the outputs are preserved.
 
     Args:
         model: a path, or a ModelProto (which is not changed).
         output: where to write the folded model. Without it nothing is written; use `FoldResult.save`.
         in_place: replace the file `model` instead.
         force: replace `output` if it exists.
+        sources: what to fold. "bn": BatchNormalization only. "affine": besides, chains of Mul, Add, Sub, Div, Neg by
+            constants that go into Conv or ConvTranspose, and those with a factor for each map that go into the
+            Gemm or MatMul before them. "all": every chain that can be folded exactly.
         freeze_inputs: take initializers that are also graph inputs (IR >= 4) for constants; those that take
             part in a fold are removed from the inputs and listed in `FoldResult.frozen`.
+        clone_shared: where the Conv upstream is used elsewhere too, fold into a copy of it. The model grows.
+        partial: before a padded Conv, move the scale into the weights and leave one Add.
+        merge_branches: make one Conv of two that read the same input and are added up.
+        assume_range: in float16 and bfloat16, assume that no value on the way overflows.
+        only, exclude: patterns (`*`, `?`, `[...]`) that names of nodes or outputs of sites must, or must not, match.
         verify: compare the outputs of both models.
         allow_unverified: go on where the outputs could not be compared.
         providers: "cpu", "cuda", "reference" or onnxruntime's full names; all are run.
@@ -151,6 +183,9 @@ def fold(
     started = time.perf_counter()
     source = _source(model)
     target = _target(source, output, in_place=in_place, force=force)
+    chosen = FoldOptions(
+        sources, freeze_inputs, clone_shared, partial, merge_branches, assume_range, _patterns(only), _patterns(exclude)
+    )
     options = VerifyOptions(
         (providers,) if isinstance(providers, str) else tuple(providers),
         seed,
@@ -161,7 +196,7 @@ def fold(
     )
     with _naming(source):
         document = Document.open(source)
-        report = rewrite(document, freeze_inputs=freeze_inputs, command="fold", progress=progress)
+        report = rewrite(document, chosen, command="fold", progress=progress)
     result = FoldResult(report, None, document)
     finish = _Finish(
         result, source, options, started, replace=force or in_place, allow_unverified=allow_unverified,
@@ -187,6 +222,10 @@ def _naming(source: Path | ModelProto) -> Iterator[None]:
         if isinstance(source, ModelProto):
             raise problem from None
         raise type(problem)(f"{printable(str(source))}: {problem}") from None
+
+
+def _patterns(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _source(model: "str | PathLike[str] | ModelProto") -> Path | ModelProto:

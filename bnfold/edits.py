@@ -12,10 +12,10 @@ Numbers are written at the end, in `commit`, so that two folds into one weight r
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, TensorShapeProto, ValueInfoProto, helper
 
 from bnfold.constants import Constant
 from bnfold.graph import GraphFacts, Use
@@ -44,22 +44,79 @@ class SetConstant:
 
 
 @dataclass(frozen=True, slots=True)
+class SetAttribute:
+    """Set an attribute of `node` to a number."""
+
+    node: int
+    name: str
+    value: float | int
+
+
+@dataclass(frozen=True, slots=True)
+class AddBias:
+    """Let `node`, a MatMul, add `tensor` to its output: by an Add behind it, or as a Gemm where that is legal."""
+
+    node: int
+    tensor: Tensor
+    hint: str
+    gemm: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TurnIntoAdd:
+    """Turn `node` into value + tensor. Its output keeps its place."""
+
+    node: int
+    value: str
+    tensor: Tensor
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropInput:
+    """Take input `index` away from `node`, a Sum of three or more."""
+
+    node: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """Give the readers `uses` of the output `value` a copy of `node`; edits of `node` then mean the copy."""
+
+    node: int
+    value: str
+    uses: tuple[Use, ...]
+
+
+Edit = SetConstant | SetAttribute | AddBias | TurnIntoAdd | DropInput
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """How one site goes: the constants to set, the values carried through, the constants to freeze.
+    """How one site goes: what is removed, what is changed, and which names that concerns.
 
     Attributes:
-        site: index of the node that is absorbed; its first input takes over its first output's name.
-        edits: constants to change.
-        carried: values upstream of the site's input whose contents change too.
-        absorber: label of the node that takes the map in.
+        direction: "pull", "push", "sibling", "partial" or "merge".
+        removed: nodes that go.
+        edits: what changes in the nodes that stay.
+        takes_place: (old, new): the node that makes `old` makes `new` instead, and `old` is no more.
+        rewired: (old, new): who reads `old` reads `new` instead, and `old` is no more.
+        carried: values whose contents change; they get fresh names.
+        absorbers: the nodes that take the map in.
+        clones: nodes to copy first.
         frozen: overridable initializers that this plan takes for constants.
         notes: what the user should know, such as dead maps.
     """
 
-    site: int
-    edits: tuple[SetConstant, ...]
-    carried: tuple[str, ...]
-    absorber: str
+    direction: str
+    removed: tuple[int, ...]
+    edits: tuple[Edit, ...] = ()
+    takes_place: tuple[tuple[str, str], ...] = ()
+    rewired: tuple[tuple[str, str], ...] = ()
+    carried: tuple[str, ...] = ()
+    absorbers: tuple[int, ...] = ()
+    clones: tuple[Clone, ...] = ()
     frozen: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -74,7 +131,7 @@ class Editor:
         self.changed: dict[str, Tensor] = {}
         self._initializers: dict[str, TensorProto] = {t.name: t for t in facts.graph.initializer}
         self._pending: dict[str, tuple[TensorProto, Tensor]] = {}
-        self._dead_nodes: set[int] = set()
+        self._inserted: dict[int, int] = {}
         self._dead_tensors: set[str] = set()
         self._dead_values: set[str] = set()
         self._fresh_values: set[str] = set()
@@ -82,16 +139,20 @@ class Editor:
 
     def apply(self, plan: Plan) -> None:
         """Carry out one plan."""
-        self._freeze(plan.frozen)
+        self._freeze((*plan.frozen, *sorted(self.facts.shapes.assumed)))
+        copies, values = self._clone(plan.clones)
         loose: list[str] = []
         for edit in plan.edits:
-            loose += self._set_constant(edit)
-        site = self.facts.nodes[plan.site]
-        source, target = site.input[0], site.output[0]
-        loose += self._drop_node(plan.site)
-        self._take_place(source, target)
+            loose += self._edit(edit if edit.node not in copies else replace(edit, node=copies[edit.node]))
+        for node in plan.removed:
+            loose += self._drop_node(node)
+        for old, new in plan.takes_place:
+            self._take_place(values.get(old, old), new)
+        for old, new in plan.rewired:
+            self._rewire(old, new)
         for value in plan.carried:
-            self._rename(value)
+            if value not in values:
+                self._rename(value)
         self._drop_orphans(loose)
 
     def commit(self) -> None:
@@ -104,21 +165,32 @@ class Editor:
                 declare(proto, tensor)
             else:
                 write_into(proto, tensor)
-        self._pending.clear()
         graph = self.facts.graph
-        dead_nodes = {id(self.facts.nodes[i]) for i in self._dead_nodes}
-        _remove(graph.node, lambda node: id(node) in dead_nodes)
+        self._sweep_nodes()
         _remove(graph.initializer, lambda tensor: tensor.name in self._dead_tensors)
         gone = self._dead_values | self._dead_tensors
         _remove(graph.input, lambda value: value.name in self._dead_tensors or value.name in self.frozen)
         for value in (*graph.input, *graph.value_info):
             if value.name in self._new_names:
                 value.name = self._new_names[value.name]
+                if value.name in self._pending:
+                    _set_shape(value, self._pending[value.name][1].shape)
         for annotation in graph.quantization_annotation:
             if annotation.tensor_name in self._new_names:
                 annotation.tensor_name = self._new_names[annotation.tensor_name]
         _remove(graph.value_info, lambda value: value.name in gone)
         _remove(graph.quantization_annotation, lambda entry: entry.tensor_name in gone)
+        self._pending.clear()
+
+    def _sweep_nodes(self) -> None:
+        """Remove the dead nodes, and put each new one behind the node that it belongs to."""
+        nodes = self.facts.nodes
+        dead = {id(nodes[i]) for i in self.facts.removed}
+        if self._inserted:
+            behind = {id(nodes[new]): (anchor, place) for place, (new, anchor) in enumerate(self._inserted.items(), 1)}
+            ranks = {id(node): behind.get(id(node), (i, 0)) for i, node in enumerate(nodes)}
+            self.facts.graph.node.sort(key=lambda node: ranks[id(node)])
+        _remove(self.facts.graph.node, lambda node: id(node) in dead)
 
     def _freeze(self, names: Iterable[str]) -> None:
         for name in names:
@@ -126,13 +198,91 @@ class Editor:
                 del self.facts.inputs[name]
                 self.frozen.append(name)
 
+    def _clone(self, clones: Iterable[Clone]) -> tuple[dict[int, int], dict[str, str]]:
+        """Copy nodes; returns which node and which value each copy stands for."""
+        copies: dict[int, int] = {}
+        values: dict[str, str] = {}
+        for clone in clones:
+            node = self.facts.nodes[clone.node]
+            value = self.facts.fresh(f"{clone.value}_folded")
+            copy = self._insert(node.op_type, list(node.input), value, clone.node, f"{node.name}_folded")
+            copied = self.facts.nodes[copy]
+            copied.domain = node.domain
+            copied.attribute.extend(node.attribute)
+            self._fresh_values.add(value)
+            self._move_uses(clone.value, value, clone.uses)
+            copies[clone.node], values[clone.value] = copy, value
+        return copies, values
+
+    def _edit(self, edit: Edit) -> list[str]:
+        """Carry out one edit; returns the names that may be unread now."""
+        match edit:
+            case SetConstant():
+                return self._set_constant(edit)
+            case SetAttribute():
+                _set_attribute(self.facts.nodes[edit.node], edit.name, edit.value)
+                return []
+            case AddBias():
+                self._add_bias(edit)
+                return []
+            case TurnIntoAdd():
+                return self._turn_into_add(edit)
+            case DropInput():
+                return self._drop_input(edit)
+
+    def _add_bias(self, edit: AddBias) -> None:
+        node = self.facts.nodes[edit.node]
+        if edit.gemm:
+            node.op_type = "Gemm"
+            self._set_constant(SetConstant(edit.node, 2, edit.tensor, edit.hint))
+            return
+        value = node.output[0]
+        inner = self.facts.fresh(f"{value}_product")
+        node.output[0] = inner
+        self.facts.producers[inner] = self.facts.producers.pop(value)
+        self.facts.shapes.renamed(value, inner)
+        add = self._insert("Add", [inner, ""], value, edit.node, f"{node.name}_bias")
+        self._set_constant(SetConstant(add, 1, edit.tensor, edit.hint))
+
+    def _turn_into_add(self, edit: TurnIntoAdd) -> list[str]:
+        node = self.facts.nodes[edit.node]
+        read = self._unread(edit.node)
+        node.op_type = "Add"
+        node.ClearField("domain")
+        del node.attribute[:], node.input[:], node.output[1:]
+        node.input.extend([edit.value, ""])
+        self.facts.uses.setdefault(edit.value, {})[Use(edit.node, 0)] = None
+        self._set_constant(SetConstant(edit.node, 1, edit.tensor, edit.hint))
+        return read
+
+    def _drop_input(self, edit: DropInput) -> list[str]:
+        node = self.facts.nodes[edit.node]
+        read = self._unread(edit.node)
+        del node.input[edit.index]
+        for slot, name in enumerate(node.input):
+            self.facts.uses[name][Use(edit.node, slot)] = None
+        return read
+
+    def _insert(self, op: str, inputs: list[str], output: str, anchor: int, name: str) -> int:
+        """A new node behind node `anchor`; returns its index."""
+        node = self.facts.graph.node.add(op_type=op, input=inputs, output=[output])
+        if self.facts.nodes[anchor].name:
+            node.name = self.facts.fresh_node_name(name)
+        index = self.facts.add_node(node, behind=anchor)
+        self._inserted[index] = self._inserted.get(anchor, anchor)
+        self.facts.producers[output] = index
+        for slot, read in enumerate(inputs):
+            if read:
+                self.facts.uses.setdefault(read, {})[Use(index, slot)] = None
+        return index
+
     def _set_constant(self, edit: SetConstant) -> list[str]:
         """Point the input at the new tensor; returns the name that the input read before, if any."""
         node = self.facts.nodes[edit.node]
         while len(node.input) <= edit.index:
             node.input.append("")
         old = node.input[edit.index]
-        if old in self._pending:
+        if old in self._pending and len(self.facts.uses[old]) == 1:
             self._pending[old] = (self._pending[old][0], edit.tensor)
             self.facts.constants.stored[old] = edit.tensor
             return []
@@ -173,22 +323,37 @@ class Editor:
 
     def _drop_node(self, index: int) -> list[str]:
         """Remove a node; returns the names it read."""
-        self._dead_nodes.add(index)
+        self.facts.removed.add(index)
+        for name in self.facts.nodes[index].output:
+            self.facts.producers.pop(name, None)
+        return self._unread(index)
+
+    def _unread(self, index: int) -> list[str]:
+        """Forget what a node reads; returns the names."""
         node = self.facts.nodes[index]
-        read = [name for name in node.input if name]
         for i, name in enumerate(node.input):
             if name:
                 del self.facts.uses[name][Use(index, i)]
-        for name in node.output:
-            self.facts.producers.pop(name, None)
-        return read
+        return [name for name in node.input if name]
 
     def _take_place(self, source: str, target: str) -> None:
         """Let the node that makes `source` make `target` instead; `source` is no more."""
         index = self.facts.producers.pop(source)
         _set_output(self.facts.nodes[index].output, source, target)
         self.facts.producers[target] = index
+        self._move_uses(source, target, tuple(self.facts.users(source)))
         self._dead_values.add(source)
+
+    def _rewire(self, old: str, new: str) -> None:
+        """Let who reads `old`, which nothing makes any more, read `new`."""
+        self._move_uses(old, new, tuple(self.facts.users(old)))
+        self._dead_values.add(old)
+
+    def _move_uses(self, old: str, new: str, uses: Iterable[Use]) -> None:
+        for use in uses:
+            self.facts.nodes[use.node].input[use.slot] = new
+            del self.facts.uses[old][use]
+            self.facts.uses.setdefault(new, {})[use] = None
 
     def _rename(self, value: str) -> None:
         """Give a value whose contents changed a fresh name, where it is made and where it is read."""
@@ -198,9 +363,8 @@ class Editor:
         index = self.facts.producers.pop(value)
         _set_output(self.facts.nodes[index].output, value, name)
         self.facts.producers[name] = index
-        self.facts.uses[name] = self.facts.uses.pop(value)
-        for use in self.facts.uses[name]:
-            self.facts.nodes[use.node].input[use.slot] = name
+        self.facts.shapes.renamed(value, name)
+        self._move_uses(value, name, tuple(self.facts.users(value)))
         self._new_names[value] = name
         self._fresh_values.add(name)
         self.renamed.append((value, name))
@@ -223,6 +387,22 @@ class Editor:
             elif index is not None and self.facts.constants.computes(index) and self._is_unread(index):
                 names += self._drop_node(index)
                 self._dead_values.add(name)
+
+
+def _set_attribute(node: NodeProto, name: str, value: float) -> None:
+    for place, entry in enumerate(node.attribute):
+        if entry.name == name:
+            del node.attribute[place]
+            break
+    node.attribute.append(helper.make_attribute(name, value))
+
+
+def _set_shape(value: ValueInfoProto, shape: tuple[int, ...]) -> None:
+    kind = value.type.tensor_type
+    if [dim.dim_value for dim in kind.shape.dim] != list(shape):
+        kind.ClearField("shape")
+        kind.shape.dim.extend([TensorShapeProto.Dimension(dim_value=size) for size in shape])
+        kind.shape.SetInParent()
 
 
 def _set_output(outputs: Any, old: str, new: str) -> None:

@@ -14,6 +14,7 @@ from onnx import ModelProto, NodeProto, ValueInfoProto
 from bnfold.constants import Constants
 from bnfold.errors import InvalidModelError
 from bnfold.nodes import captures, label, names_pinned_elsewhere, other_names, standard_domain
+from bnfold.shapes import Shapes
 from bnfold.text import printable
 
 
@@ -33,6 +34,8 @@ class GraphFacts:
     Attributes:
         nodes: the nodes, in the order of the file.
         order: their indices in a topological order; that of the file, where it is one.
+        removed: the indices of those that are no more.
+        shapes: the shapes of values.
 
     Raises:
         InvalidModelError: a value has two producers or none, or the graph has a cycle.
@@ -59,6 +62,10 @@ class GraphFacts:
         self.pinned = set(names_pinned_elsewhere(model))
         self.producers: dict[str, int] = {}
         self.uses: dict[str, dict[Use, None]] = {}  # an ordered set: removing one of many takes no time
+        self.removed: set[int] = set()
+        self.shapes = Shapes(self)
+        self._node_names: set[str] | None = None
+        self._late: dict[int, float] = {}
         self._local_functions = {(standard_domain(f.domain), f.name) for f in model.functions}
         self._counts: dict[str, int] = {}
         self._copies: dict[str, str] = {}
@@ -170,13 +177,33 @@ class GraphFacts:
             self._copies |= dict.fromkeys(path, value)  # so that a long chain is walked once
         return value
 
-    def position(self, node: int) -> int:
+    def position(self, node: int) -> float:
         """Where the node stands in `order`."""
+        if node in self._late:
+            return self._late[node]
         if isinstance(self.order, range):
             return node
         if not self._positions:
             self._positions = {index: place for place, index in enumerate(self.order)}
         return self._positions[node]
+
+    def add_node(self, node: NodeProto, behind: int) -> int:
+        """Take note of a new node, which comes directly behind node `behind`; returns its index."""
+        self.nodes.append(node)
+        index = len(self.nodes) - 1
+        self._late[index] = self.position(behind) + 0.5
+        return index
+
+    def fresh_node_name(self, hint: str) -> str:
+        """A name like `hint` that no node has; taken from now on."""
+        if self._node_names is None:
+            self._node_names = {node.name for node in self.nodes}
+        name, count = hint, 1
+        while name in self._node_names:
+            count += 1
+            name = f"{hint}_{count}"
+        self._node_names.add(name)
+        return name
 
     def fresh(self, hint: str) -> str:
         """A name like `hint` that nothing in the model uses; taken from now on."""

@@ -31,6 +31,51 @@ def float_attribute(node: NodeProto, name: str, default: float) -> float:
     return default if entry is None else entry.f
 
 
+def text_attribute(node: NodeProto, name: str, default: str) -> str:
+    """A string attribute.
+
+    Raises:
+        InvalidModelError: it is of another type, or not UTF-8.
+    """
+    entry = _attribute(node, name, AttributeProto.STRING, "s")
+    try:
+        return default if entry is None else entry.s.decode()
+    except UnicodeDecodeError:
+        raise InvalidModelError(f"attribute {name} of {label(node)} is not UTF-8 text") from None
+
+
+def ints_attribute(node: NodeProto, name: str) -> tuple[int, ...] | None:
+    """A list of integers; None where it is absent.
+
+    Raises:
+        InvalidModelError: it is of another type.
+    """
+    for entry in node.attribute:
+        if entry.name == name:
+            if entry.ref_attr_name or entry.type not in (AttributeProto.INTS, AttributeProto.UNDEFINED):
+                raise InvalidModelError(
+                    f"attribute {name} of {label(node)} is not of the type that the spec gives it"
+                )
+            return tuple(entry.ints)
+    return None
+
+
+def floats_attribute(node: NodeProto, name: str) -> tuple[float, ...] | None:
+    """A list of floats; None where it is absent.
+
+    Raises:
+        InvalidModelError: it is of another type.
+    """
+    for entry in node.attribute:
+        if entry.name == name:
+            if entry.ref_attr_name or entry.type not in (AttributeProto.FLOATS, AttributeProto.UNDEFINED):
+                raise InvalidModelError(
+                    f"attribute {name} of {label(node)} is not of the type that the spec gives it"
+                )
+            return tuple(entry.floats)
+    return None
+
+
 def _attribute(node: NodeProto, name: str, kind: int, field: str) -> AttributeProto | None:
     for entry in node.attribute:
         if entry.name == name:

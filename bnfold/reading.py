@@ -45,3 +45,9 @@ def _why_not(facts: GraphFacts, value: str, role: str, absent: Code) -> Refusal:
     if facts.op(producer) == "DequantizeLinear":
         return Refusal(Code.QUANTIZED_WEIGHT, f"{role} comes out of {by}", by)
     return Refusal(absent, f"{role} is computed at run time by {by}", by)
+
+
+def is_constant(facts: GraphFacts, value: str) -> bool:
+    """Whether `value` is the same in every run, without looking at its numbers."""
+    producer = facts.producer(value)
+    return value in facts.constants.stored or (producer is not None and facts.constants.computes(producer))

@@ -21,6 +21,14 @@ class Code(StrEnum):
     PRODUCER_IS_OUTPUT = "producer-is-output"
     CAPTURED_BY_SUBGRAPH = "captured-by-subgraph"
     PRODUCER_CANNOT_ABSORB = "producer-cannot-absorb"
+    CONSUMER_CANNOT_ABSORB = "consumer-cannot-absorb"
+    CONSUMER_IS_OUTPUT = "consumer-is-output"
+    SHIFT_MEETS_PADDING = "shift-meets-padding"
+    NEGATIVE_SCALE = "negative-scale"
+    BEHIND_NORMALIZATION = "behind-normalization"
+    OUTSIDE_SOURCES = "outside-sources"
+    RANGE_RISK = "range-risk"
+    UNKNOWN_SHAPE = "unknown-shape"
     ACTIVATION_BETWEEN = "activation-between"
     CAST_BETWEEN = "cast-between"
     QUANTIZE_BETWEEN = "quantize-between"
@@ -93,8 +101,41 @@ _TEXT: dict[Code, tuple[str, str]] = {
         "what lies upstream has no constants that could take the map in",
         "this version folds into Conv only",
     ),
+    Code.CONSUMER_CANNOT_ABSORB: (
+        "what lies downstream, or one of several readers, has no constants that could take the map in",
+        "",
+    ),
+    Code.CONSUMER_IS_OUTPUT: (
+        "the result is an output of the model, where it must stay as it is",
+        "",
+    ),
+    Code.SHIFT_MEETS_PADDING: (
+        "the map stands before a padded operator: at the border its shift would be missing",
+        "--partial moves the scale into the weights and leaves one Add; or export with padding as an operator "
+        "before the BatchNormalization",
+    ),
+    Code.NEGATIVE_SCALE: (
+        "a negative scale cannot pass a maximum or a rectifier that lies between",
+        "",
+    ),
+    Code.BEHIND_NORMALIZATION: (
+        "it stands behind an InstanceNormalization, GroupNormalization or LayerNormalization that cannot take it in",
+        "",
+    ),
+    Code.OUTSIDE_SOURCES: (
+        "the fold would be exact, but is not among those that were asked for",
+        "--sources all folds it",
+    ),
+    Code.RANGE_RISK: (
+        "in float16 or bfloat16 a value on the way could overflow that did not before",
+        "--assume-range folds it after all",
+    ),
+    Code.UNKNOWN_SHAPE: (
+        "a shape on the way is not known, so that the feature maps cannot be followed",
+        "export with static shapes, or run shape inference first",
+    ),
     Code.ACTIVATION_BETWEEN: (
-        "a nonlinear function lies between the convolution and the BatchNormalization",
+        "a nonlinear function lies between the map and what could take it in",
         "",
     ),
     Code.CAST_BETWEEN: (

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -10,34 +11,40 @@ from onnx import NodeProto
 import bnfold
 from bnfold.document import Document
 from bnfold.edits import Editor
-from bnfold.find import batchnorm
+from bnfold.find import Site, batchnorm, chain
+from bnfold.fixpoint import Outcome, fold_all
 from bnfold.graph import GraphFacts
+from bnfold.merge import merge_branches
 from bnfold.nodes import label
-from bnfold.plan import plan_site
+from bnfold.options import FoldOptions
+from bnfold.plan import ends
 from bnfold.refusals import Code, Refusal
 from bnfold.report import ModelFacts, Report, SiteReport
 from bnfold.text import printable
 
 Progress = Callable[[str, int, int], None]
+CONVOLUTIONS = frozenset(["Conv", "ConvTranspose"])
 
 
 def rewrite(
     document: Document,
+    options: FoldOptions,
     *,
-    freeze_inputs: bool,
     command: Literal["fold", "inspect"],
     progress: Progress | None = None,
 ) -> Report:
     """Find, plan and apply on the document's proto; the report says what happened to each site."""
-    facts = GraphFacts(document.proto, document.folder, freeze_inputs=freeze_inputs, lifted=document.lifted)
+    facts = GraphFacts(
+        document.proto, document.folder, freeze_inputs=options.freeze_inputs, lifted=document.lifted
+    )
     before = _model_facts(document, document.path)
     editor = Editor(facts)
-    found = list(batchnorm.sites(facts))
-    sites: list[SiteReport] = []
-    for done, index in enumerate(found):
-        if progress is not None and done % 16 == 0:
-            progress("fold", done, len(found))
-        sites.append(_fold_site(facts, editor, index))
+    named = [(site, _names(facts, site)) for site in find_sites(facts, options)]
+    wanted = [site for site, names in named if _is_wanted(names, options)]
+    outcomes = fold_all(facts, editor, wanted, options, progress)
+    if options.merge_branches:
+        outcomes += merge_branches(facts, editor)
+    sites = [_report(outcome) for outcome in outcomes if _is_listed(facts, outcome, options)]
     sites += [_hidden_site(node, code) for node, code in batchnorm.hidden_sites(facts)]
     if any(site.outcome == "folded" for site in sites):
         editor.commit()
@@ -56,25 +63,61 @@ def rewrite(
     )
 
 
-def _fold_site(facts: GraphFacts, editor: Editor, index: int) -> SiteReport:
-    node = facts.nodes[index]
-    source = facts.producer(node.input[0]) if node.input else None
-    name, output = label(node), printable(node.output[0]) if node.output else ""
-    producer = None if source is None else label(facts.nodes[source])
-    answer = plan_site(facts, index)
-    if isinstance(answer, Refusal):
-        return _left(name, output, producer, answer)
-    editor.apply(answer)
-    return SiteReport(name, output, producer, "folded", into=answer.absorber, notes=answer.notes)
+def find_sites(facts: GraphFacts, options: FoldOptions) -> list[Site]:
+    """All sites of the main graph, in topological order."""
+    found = list(batchnorm.sites(facts))
+    if options.sources == "bn":
+        return found
+    chains = list(chain.sites(facts))
+    if not chains:
+        return found
+    return sorted([*found, *chains], key=lambda site: facts.position(site.nodes[0]))
+
+
+def _names(facts: GraphFacts, site: Site) -> tuple[str, ...]:
+    return tuple(name for node in site.nodes for name in (facts.nodes[node].name, *facts.nodes[node].output) if name)
+
+
+def _is_wanted(names: tuple[str, ...], options: FoldOptions) -> bool:
+    """Whether the site's nodes or outputs match --only, if given, and do not match --exclude."""
+    if not options.only and not options.exclude:
+        return True
+    chosen = not options.only or any(fnmatchcase(name, pattern) for name in names for pattern in options.only)
+    return chosen and not any(fnmatchcase(name, pattern) for name in names for pattern in options.exclude)
+
+
+def _is_listed(facts: GraphFacts, outcome: Outcome, options: FoldOptions) -> bool:
+    """Whether a site that stays is worth a line: scalars and odd constants are only beside a convolution."""
+    if outcome.kind != "chain" or outcome.plan is not None or options.sources == "all":
+        return True
+    if outcome.source is not None:
+        return outcome.source.per_map
+    start, end = ends(facts, outcome.site)
+    around = [facts.producer(start), *(use.node for use in facts.users(end))]
+    return any(node is not None and facts.op(node) in CONVOLUTIONS for node in around)
+
+
+def _report(outcome: Outcome) -> SiteReport:
+    if outcome.plan is not None:
+        return SiteReport(
+            outcome.label, outcome.output, outcome.producer, "folded", kind=outcome.kind,
+            direction=outcome.plan.direction, into=outcome.into, notes=outcome.plan.notes,
+        )  # fmt: skip
+    assert outcome.refusal is not None
+    return _left(outcome.label, outcome.output, outcome.producer, outcome.refusal, outcome.kind)
 
 
 def _hidden_site(node: NodeProto, code: Code) -> SiteReport:
     return _left(label(node), printable(next(iter(node.output), "")), None, Refusal(code, code.explanation))
 
 
-def _left(name: str, output: str, producer: str | None, refusal: Refusal) -> SiteReport:
+def _left(
+    name: str, output: str, producer: str | None, refusal: Refusal, kind: str = batchnorm.OP
+) -> SiteReport:
     code = refusal.code
-    return SiteReport(name, output, producer, "left", code=code.value, message=refusal.message, help=code.help)
+    return SiteReport(
+        name, output, producer, "left", kind=kind, code=code.value, message=refusal.message, help=code.help
+    )
 
 
 def _model_facts(document: Document, path: Path | None) -> ModelFacts:

@@ -76,11 +76,22 @@ def _round_to_odd(values: Float64Array) -> NDArray[np.float32]:
 
 def map_peaks(array: Array, axis: int) -> Float64Array:
     """The largest magnitude in each slice along `axis`: float64 (array.shape[axis],). NaN where one is NaN."""
+    return peaks_along(array, (axis,))
+
+
+def peaks_along(array: Array, axes: tuple[int, ...]) -> Float64Array:
+    """The largest magnitude over all other axes, for each index along `axes`: float64 (array.shape[a] for a in axes).
+
+    NaN where one is NaN.
+    """
+    shape = tuple(array.shape[axis] for axis in axes)
     if array.size == 0:
-        return np.zeros(array.shape[axis])
-    rows = (np.moveaxis(array, axis, 0) if axis else array).reshape(array.shape[axis], -1)
+        return np.zeros(shape)
+    if axes != tuple(range(len(axes))):
+        array = np.moveaxis(array, axes, range(len(axes)))
+    rows = array.reshape(*shape, -1)
     with np.errstate(invalid="ignore"):  # NaN among bfloat16
-        peaks: Float64Array = np.maximum(rows.max(axis=1), -rows.min(axis=1)).astype(np.float64)
+        peaks: Float64Array = np.maximum(rows.max(axis=-1), -rows.min(axis=-1)).astype(np.float64)
     return peaks
 
 
@@ -97,15 +108,25 @@ def rounding_fault(
 ) -> RoundingFault | None:
     """What would be wrong with round(source * factor), judged map by map along `axis`; None if nothing.
 
+    `factor` has as many axes as the source, each of size 1 or the source's.
+
     Overflow: a weight is no longer finite. Underflow: a map sinks into the subnormal range, so that a weight loses
     more than one unit roundoff of its map's largest weight; a map that already is below the smallest normal number,
     or that is exactly zero (a dead map), is left alone. Multiplying by one number and rounding keep the order of
-    magnitudes, so a map's largest weight is all that has to be looked at. `factor` is one number for each map.
+    magnitudes, so only the largest weight under each factor has to be looked at.
     """
     weights = source()
-    before = map_peaks(weights, axis)
+    spanned = tuple(sorted({axis, *(a for a, size in enumerate(factor.shape) if size > 1)}))
+    groups = peaks_along(weights, spanned)
+    place = spanned.index(axis)
+    rest = tuple(a for a in range(len(spanned)) if a != place)
+    small = factor.reshape([factor.shape[a] for a in spanned])
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        peaks = to_float64(round_once(before * np.abs(factor.ravel()), dtype))
+        peaks = to_float64(round_once(groups * np.abs(small), dtype))
+        if rest:
+            before, peaks = groups.max(axis=rest, initial=0.0), peaks.max(axis=rest, initial=0.0)
+        else:
+            before = groups
     finite = np.isfinite(peaks)
     if not finite.all():
         return RoundingFault("overflow", tuple(np.flatnonzero(~finite).tolist()))
@@ -113,12 +134,13 @@ def rounding_fault(
     if not is_low.any():
         return None
     rows = weights if axis == 0 else np.moveaxis(weights, axis, 0)
-    lost = tuple(int(c) for c in np.flatnonzero(is_low) if _loses_bits(rows[c], float(factor.ravel()[c]), dtype))
+    factors = np.broadcast_to(np.moveaxis(factor, axis, 0), (rows.shape[0], *np.moveaxis(factor, axis, 0).shape[1:]))
+    lost = tuple(int(c) for c in np.flatnonzero(is_low) if _loses_bits(rows[c], factors[c], dtype))
     return RoundingFault("underflow", lost) if lost else None
 
 
-def _loses_bits(weights: Array, factor: float, dtype: np.dtype) -> bool:
-    rounded = to_float64(scale_and_round(weights, np.array([factor], np.float64), dtype))
+def _loses_bits(weights: Array, factor: Float64Array, dtype: np.dtype) -> bool:
+    rounded = to_float64(scale_and_round(weights, factor, dtype))
     # Everything times 2**1000, by mantissa and exponent, so that float64's own subnormals are told apart too.
     mantissa, exponent = np.frexp(to_float64(weights))
     factor_mantissa, factor_exponent = np.frexp(factor)

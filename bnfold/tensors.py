@@ -202,8 +202,10 @@ class ScaledTensor:
         return self.source.exact() * self.factor
 
 
-def scaled(source: Tensor, factor: Float64Array, dtype: np.dtype) -> ScaledTensor:
-    """The product source * factor; the factors multiply where the source is such a product already."""
+def scaled(source: Tensor, factor: Float64Array, dtype: np.dtype) -> Tensor:
+    """The product source * factor; exact until it is written, however many factors there have been before."""
+    if isinstance(source, ExactTensor):
+        return ExactTensor(source.values * factor, dtype)
     if isinstance(source, ScaledTensor):
         return ScaledTensor(source.source, source.factor * factor, dtype)
     return ScaledTensor(source, factor, dtype)

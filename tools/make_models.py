@@ -1,6 +1,6 @@
 """Build the models of models/ again, or the full-size ones for measurements.
 
-    python tools/make_models.py                        every file of models/, and the table in its README
+    python tools/make_models.py                        every file of models/, and the tables in its README
     python tools/make_models.py --only unet levit      these alone
     python tools/make_models.py --all DIR              the full-size ones, into DIR
     python tools/make_models.py --all DIR --only resnet50
@@ -23,7 +23,7 @@ MODELS = Path(__file__).resolve().parent.parent / "models"
 
 
 def main() -> None:
-    """Choose, write, and bring the README's table up to date."""
+    """Choose, write, and bring the README's tables up to date."""
     parser = argparse.ArgumentParser(description="Build the small models of models/, or the full-size ones.")
     parser.add_argument("--only", nargs="+", metavar="NAME", default=[], help="make these alone")
     parser.add_argument("--all", type=Path, metavar="DIR", help="make the full-size models in DIR instead")

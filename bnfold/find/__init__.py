@@ -1,1 +1,37 @@
-"""Finding the affine maps of a model: one file per kind of source."""
+"""What may be folded: one file for each kind of source."""
+
+from dataclasses import dataclass
+
+from bnfold.affine import ChannelAffine
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A run of nodes that computes one affine map of its input: a BatchNormalization, or a chain.
+
+    Attributes:
+        kind: "BatchNormalization" or "chain".
+        nodes: the nodes, in order.
+        slot: the input of the first one that is the value mapped.
+    """
+
+    kind: str
+    nodes: tuple[int, ...]
+    slot: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The map of one site.
+
+    Attributes:
+        affine: the map, along the axes of the site's input.
+        overridable: the overridable initializers that it was read from.
+        scales_maps: one of its factors is a constant of more than one element.
+        per_map: one of its constants has more than one element.
+    """
+
+    affine: ChannelAffine
+    overridable: tuple[str, ...] = ()
+    scales_maps: bool = True
+    per_map: bool = True

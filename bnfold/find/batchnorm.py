@@ -6,7 +6,7 @@ is y = s * x + t per feature map (Ioffe & Szegedy 2015, Alg. 2). What "inference
 
 | since opset | inference form | parameters |
 |---|---|---|
-| 1, 6 | attribute `is_test` is not 0 | (C,), or (C, *locations) with `spatial` = 0 |
+| 1, 6 | attribute `is_test` is not 0 | (C,), or per activation (C, *locations) with `spatial` = 0 |
 | 7 | one output | the same |
 | 9 | one output | (C,) |
 | 14, 15 | `training_mode` = 0 and one output | (C,); from 15 on of their own types |
@@ -17,13 +17,13 @@ reuse) do not change what is computed. Source: the ONNX operator changelog, Batc
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import NodeProto
 
 from bnfold.affine import ChannelAffine, Float64Array
+from bnfold.find import Site, Source
 from bnfold.graph import GraphFacts
 from bnfold.nodes import ONNX_DOMAINS, float_attribute, int_attribute, label, nested_nodes
 from bnfold.reading import read_constant
@@ -36,17 +36,9 @@ DEFAULT_EPSILON = float(np.float32(1e-5))
 PARAMETERS = ("gamma", "beta", "mean", "var")
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """The map of one BatchNormalization, and the overridable initializers that it was read from."""
-
-    affine: ChannelAffine
-    overridable: tuple[str, ...]
-
-
-def sites(facts: GraphFacts) -> Iterator[int]:
+def sites(facts: GraphFacts) -> Iterator[Site]:
     """The BatchNormalization nodes of the main graph, in topological order."""
-    return (i for i in facts.order if facts.op(i) == OP)
+    return (Site(OP, (i,)) for i in facts.order if facts.op(i) == OP)
 
 
 def hidden_sites(facts: GraphFacts) -> Iterator[tuple[NodeProto, Code]]:
@@ -64,9 +56,9 @@ def _is_batchnorm(node: NodeProto) -> bool:
     return node.op_type == OP and node.domain in ONNX_DOMAINS
 
 
-def source(facts: GraphFacts, index: int) -> Source | Refusal:
-    """The affine map that node `index` computes, or why it is not one fixed map per feature map."""
-    node = facts.nodes[index]
+def source(facts: GraphFacts, site: Site) -> Source | Refusal:
+    """The affine map that the site computes, or why it is not one fixed map."""
+    node = facts.nodes[site.nodes[0]]
     refusal = _not_inference(facts, node)
     if refusal is not None:
         return refusal
@@ -82,10 +74,10 @@ def source(facts: GraphFacts, index: int) -> Source | Refusal:
             return found
         overridable += found.overridable
         arrays.append(found.tensor.array())
-    per_map = _per_map(facts, node, arrays)
-    if isinstance(per_map, Refusal):
-        return per_map
-    affine = _affine(node, per_map)
+    values = _values(facts, node, arrays)
+    if isinstance(values, Refusal):
+        return values
+    affine = _affine(node, values)
     return affine if isinstance(affine, Refusal) else Source(affine, tuple(overridable))
 
 
@@ -113,8 +105,8 @@ def _version(opset: int) -> int:
     return int(onnx.defs.get_schema(OP, opset, "").since_version)
 
 
-def _per_map(facts: GraphFacts, node: NodeProto, arrays: list[Array]) -> Float64Array | Refusal:
-    """The four parameters as (4, C); per-activation ones where they are equal over each map's locations."""
+def _values(facts: GraphFacts, node: NodeProto, arrays: list[Array]) -> Float64Array | Refusal:
+    """The four parameters as (4, C), or as (4, C, *locations) where they are per activation."""
     shapes = [array.shape for array in arrays]
     if any(shape != shapes[0] for shape in shapes):
         return Refusal(Code.SHAPE_MISMATCH, f"gamma, beta, mean, var of {label(node)} have shapes {shapes}")
@@ -123,13 +115,9 @@ def _per_map(facts: GraphFacts, node: NodeProto, arrays: list[Array]) -> Float64
     if facts.opset() >= 9 or int_attribute(node, "spatial", 1):
         if len(shapes[0]) != 1:
             return Refusal(Code.SHAPE_MISMATCH, f"parameters of {label(node)} have shape {shapes[0]}, not (C,)")
-        return values
-    if len(shapes[0]) < 2 or 0 in shapes[0]:
+    elif len(shapes[0]) < 2 or 0 in shapes[0]:
         return Refusal(Code.NOT_PER_MAP, f"{label(node)} has spatial=0 but parameters of shape {shapes[0]}")
-    flat = values.reshape(4, shapes[0][0], -1)
-    if (flat != flat[..., :1]).any():
-        return Refusal(Code.NOT_PER_MAP, f"{label(node)} has spatial=0 and parameters that differ within a map")
-    return flat[..., 0]
+    return values
 
 
 def _affine(node: NodeProto, values: Float64Array) -> ChannelAffine | Refusal:
@@ -155,12 +143,12 @@ def _is_sound(total: Float64Array, epsilon: float) -> bool:
 def _fault(node: NodeProto, values: Float64Array, total: Float64Array, epsilon: float) -> Refusal:
     """Why the map is no good."""
     if not np.isfinite(values).all():
-        row, bad = np.argwhere(~np.isfinite(values))[0]
-        message = f"{PARAMETERS[row]} of {label(node)} is {values[row, bad]} at map {bad}"
+        row, bad, *rest = (int(place) for place in np.argwhere(~np.isfinite(values))[0])
+        message = f"{PARAMETERS[row]} of {label(node)} is {values[(row, bad, *rest)]} at map {bad}"
         return Refusal(Code.NON_FINITE, message)
-    wrong = np.flatnonzero(~np.isfinite(total) | (total <= max(0.0, 2.0**-10 * abs(epsilon))))
+    wrong = np.argwhere(~np.isfinite(total) | (total <= max(0.0, 2.0**-10 * abs(epsilon))))
     if wrong.size:
-        first = wrong[0]
-        message = f"var + epsilon of {label(node)} is {total[first]:g} at map {first} (var {values[3, first]:g})"
+        first = tuple(int(place) for place in wrong[0])
+        message = f"var + epsilon of {label(node)} is {total[first]:g} at map {first[0]} (var {values[3][first]:g})"
         return Refusal(Code.BAD_VARIANCE, message)
     return Refusal(Code.OVERFLOW, f"the map of {label(node)} is not finite in float64")

@@ -28,15 +28,17 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class SiteReport:
-    """One BatchNormalization and what became of it, or would.
+    """One BatchNormalization, or chain like one, and what became of it, or would.
 
     Attributes:
-        site: its node, as a label; its output value.
+        site: its node or nodes, as a label; its output value.
         producer: what makes its input, as a label; None for a model input.
         outcome: "folded" (for `inspect`: it would fold) or "left".
-        into: the node that takes the map in.
+        into: the nodes that take the map in.
         code, message, help: why it is left and what helps.
         notes: what the user should know of a fold.
+        kind: "BatchNormalization", "chain" (of Mul, Add, ... by constants), or "branch" (a Conv merged into another).
+        direction: "pull" (into what lies upstream), "push" (downstream), "sibling", "partial" or "merge".
     """
 
     site: str
@@ -48,6 +50,8 @@ class SiteReport:
     message: str = ""
     help: str = ""
     notes: tuple[str, ...] = ()
+    kind: str = "BatchNormalization"
+    direction: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ class Report:
         version: of bnfold.
         model: the input's path; None for a model in memory.
         opset, ir_version: of the input.
-        sites: one for each BatchNormalization, in the order of the file.
+        sites: one for each BatchNormalization and chain, in topological order.
         before, after: the model in numbers; `after` is None for `inspect`.
         renamed: values whose contents changed and that got a new name, old to new.
         frozen: overridable initializers that were taken for constants and removed from the inputs.

@@ -12,6 +12,7 @@ from bnfold.report import ModelFacts, Report, SiteReport
 from bnfold.text import plural, printable, size
 from bnfold.verify import ProviderRun
 
+KINDS = ("BatchNormalization", "chain", "branch")
 _MOST_NOTES = 4
 _WIDE = 10_000  # sentences are not broken: a terminal wraps them, a pipe keeps one line a site
 
@@ -54,7 +55,9 @@ def _counts(report: Report) -> str:
     if not total:
         return "no BatchNormalization in this model"
     verb = "fold" if report.command == "inspect" else "folded"
-    text = f"{len(report.folded)} of {plural(total, 'BatchNormalization')} {verb}, {len(report.left)} left"
+    kinds = Counter(site.kind for site in report.sites)
+    named = " and ".join(plural(kinds[kind], kind) for kind in KINDS if kinds[kind])
+    text = f"{len(report.folded)} of {named} {verb}, {len(report.left)} left"
     codes = Counter(site.code for site in report.left)
     listed = ", ".join(f"{count} {code}" for code, count in sorted(codes.items(), key=lambda item: -item[1]))
     return f"{text} ({listed})" if listed else text

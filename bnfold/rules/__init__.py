@@ -1,13 +1,16 @@
-"""How each operator answers the question `pull`. An operator is added by one file and one line in PULL.
+"""How each operator answers the two questions `pull` and `push`. An operator is one file and one line in RULES.
 
-The contract of a pull rule: given node `index`, one of whose outputs is to become affine(output), either
+- `pull(facts, index, affine, output)`: node `index` is to make affine(v) instead of the value v of its output
+  number `output`. Which constants change for that, and what must its inputs become?
+- `push(facts, index, changes)`: node `index` is to be fed x instead of the v = affine(x) that it was fed up to
+  now, at each input slot in `changes`; all other inputs stay. Which constants change, and which affine maps
+  still lie between what its outputs then hold and what they held before?
 
-- *absorb*: return a Step with the constants to change, such that the node then computes affine(output), or
-- *carry*: return a Step with the values upstream that must become affine themselves, or
-- refuse: return a Refusal.
+An answer is a Refusal, or a Step whose asks are the questions that are left: for `pull` pairs of an input slot
+and the map which that input must be put through, for `push` pairs of an output number and the map that is still
+to be applied to it. A Step without asks absorbs: all is settled by its edits.
 
-A rule changes nothing and asks nothing about who else uses the output: `plan.pull` has made sure that the
-site is its only use.
+A rule changes nothing, and does not look at who else reads the values at issue: `plan` sees to that.
 """
 
 import functools
@@ -15,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from bnfold.affine import ChannelAffine
-from bnfold.edits import SetConstant
+from bnfold.edits import Edit
 from bnfold.graph import GraphFacts
 from bnfold.refusals import Refusal
 
@@ -25,28 +28,38 @@ class Step:
     """One operator's answer.
 
     Attributes:
-        edits: constants to change in this node.
-        asks: values upstream, each with the map that it must come to hold.
+        edits: what to change in this node.
+        asks: what is left to ask: (input slot, map) for pull, (output number, map) for push.
+        absorbs: the node is one of those that take maps into their weights (Conv, Gemm, ...).
+        computes: the node computes with the values that it carries (it sums or averages them), rather than only
+            moving them, so that their range may change.
         frozen: overridable initializers taken for constants.
         notes: what the user should know.
     """
 
-    edits: tuple[SetConstant, ...] = ()
-    asks: tuple[tuple[str, ChannelAffine], ...] = ()
+    edits: tuple[Edit, ...] = ()
+    asks: tuple[tuple[int, ChannelAffine], ...] = ()
+    absorbs: bool = False
+    computes: bool = False
     frozen: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-PullRule = Callable[[GraphFacts, int, ChannelAffine], Step | Refusal]
+PullRule = Callable[[GraphFacts, int, ChannelAffine, int], Step | Refusal]
+PushRule = Callable[[GraphFacts, int, Mapping[int, ChannelAffine]], Step | Refusal]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One operator's answers; None where it never has one."""
+
+    pull: PullRule | None = None
+    push: PushRule | None = None
 
 
 @functools.cache
-def pull_rules() -> Mapping[str, PullRule]:
+def rules() -> Mapping[str, Rule]:
     """The table: operator to rule."""
-    from bnfold.rules import conv, passthrough
+    from bnfold.rules.table import RULES
 
-    return {
-        "Conv": conv.pull,
-        "Dropout": passthrough.pull_dropout,
-        "Identity": passthrough.pull_identity,
-    }
+    return RULES

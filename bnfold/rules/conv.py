@@ -1,4 +1,4 @@
-"""Conv takes a map in by its output channels.
+"""Conv takes a map in by its output channels (pull) or by its input channels (push).
 
     before:  c = Conv(x, W, b)               y = BatchNormalization(c, gamma, beta, mean, var)
     after:   y = Conv(x, W', b')
@@ -7,109 +7,125 @@
 
 so W'[o] = s[o] W[o] and b' = s b + t. This holds for any rank, group, stride, dilation and padding: they choose
 which x are summed, never which o they belong to. W is (O, I/group, *kernel), b is (O,).
-Source: ONNX Conv-1, -11, -22; Jacob et al. 2018, eq. 14 (arXiv 1712.05877).
+
+    before:  n = BatchNormalization(x, gamma, beta, mean, var)      y = Conv(n, W, b)
+    after:   y = Conv(x, W', b')
+
+    W'[o, j] = W[o, j] s[c],  b'[o] = b[o] + sum_j,k W[o, j, k] t[c],  c = (the group of o) * I/group + j.
+
+A padded zero is zero before and after the scale, so the scale passes any padding; where padding is read, the shift
+would have to be there too, and is not. Source: ONNX Conv-1, -11, -22; Jacob et al. 2018, eq. 14 (arXiv 1712.05877).
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 from onnx import NodeProto
 
 from bnfold.affine import ChannelAffine, Float64Array
-from bnfold.constants import Constant
-from bnfold.edits import SetConstant
 from bnfold.graph import GraphFacts
-from bnfold.nodes import label
-from bnfold.reading import read_constant
+from bnfold.nodes import int_attribute, label, text_attribute
 from bnfold.refusals import Code, Refusal
-from bnfold.rounding import map_peaks, rounding_fault
 from bnfold.rules import Step
-from bnfold.tensors import ExactTensor, ScaledTensor, bytes_of, scaled
-from bnfold.text import plural, size
+from bnfold.rules.weights import Weight, dead_maps, read_bias, read_weight, set_bias
+from bnfold.rules.windows import reads_padding
+from bnfold.text import plural
 
 
-def pull(facts: GraphFacts, index: int, affine: ChannelAffine) -> Step | Refusal:
+def pull(facts: GraphFacts, index: int, affine: ChannelAffine, _output: int) -> Step | Refusal:
     """W' = s W per output channel, b' = s b + t; each rounded once into W's type."""
     node = facts.nodes[index]
-    if len(node.input) < 2:
-        return Refusal(Code.SHAPE_MISMATCH, f"{label(node)} has no weight", label(node))
-    weight = read_constant(facts, node.input[1], "the weight", node, Code.WEIGHTS_NOT_CONSTANT)
+    read = _read(facts, index, node)
+    if isinstance(read, Refusal):
+        return read
+    weight, bias = read
+    maps = weight.shape[0]
+    along = affine.along(1, maps)
+    if along is None:
+        return misfit(node, weight, affine, maps)
+    edits = weight.times(along.scale.reshape(-1, *[1] * (len(weight.shape) - 1)), 0)
+    if isinstance(edits, Refusal):
+        return edits
+    return absorbed(node, index, along, edits, weight, bias)
+
+
+def absorbed(
+    node: NodeProto, index: int, along: ChannelAffine, edits: tuple, weight: Weight, bias: Weight | None
+) -> Step | Refusal:
+    """The step of an absorber with its bias (O,) at input 2, whose weight `edits` has scaled already."""
+    if bias is not None and along.only_scales:
+        more = bias.times(along.scale, 0)
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+            new = along.shift if bias is None else along.scale * bias.exact() + along.shift
+        more = set_bias(node, index, 2, old=bias, new=new, weight=weight)
+    if isinstance(more, Refusal):
+        return more
+    frozen = (*weight.frozen, *(bias.frozen if bias is not None else ()))
+    return Step((*edits, *more), absorbs=True, frozen=frozen, notes=dead_maps(node, along.scale))
+
+
+def push(facts: GraphFacts, index: int, changes: Mapping[int, ChannelAffine]) -> Step | Refusal:
+    """W' = W s per input channel, b' = b + W t; the shift only where no padding is read."""
+    node = facts.nodes[index]
+    if set(changes) != {0}:
+        return Refusal(Code.CONSUMER_CANNOT_ABSORB, f"it is the weight or bias of {label(node)}", label(node))
+    read = _read(facts, index, node)
+    if isinstance(read, Refusal):
+        return read
+    weight, bias = read
+    group = int_attribute(node, "group", 1)
+    maps = weight.shape[1] * group
+    along = changes[0].along(1, maps)
+    if along is None or group < 1 or weight.shape[0] % group:
+        return misfit(node, weight, changes[0], maps)
+    if along.shift.any() and reads_padding(facts, index, weight.shape[2:]):
+        message = f"{label(node)} pads its input with zeros, which the shift would have to reach"
+        return Refusal(Code.SHIFT_MEETS_PADDING, message, label(node))
+    edits = weight.times(_spread(along.scale, weight.shape, group), 1)
+    if isinstance(edits, Refusal):
+        return edits
+    more: tuple | Refusal = ()
+    if along.shift.any():
+        reach = (weight.exact() * _spread(along.shift, weight.shape, group)).sum(axis=tuple(range(1, len(weight.shape))))
+        more = set_bias(node, index, 2, old=bias, new=reach + (0 if bias is None else bias.exact()), weight=weight)
+    if isinstance(more, Refusal):
+        return more
+    frozen = (*weight.frozen, *(bias.frozen if bias is not None and more else ()))
+    return Step((*edits, *more), absorbs=True, frozen=frozen)
+
+
+def _spread(values: Float64Array, shape: tuple[int, ...], group: int) -> Float64Array:
+    """Values per input channel, laid out against W: (1, I, 1, ...), or (O, I/group, 1, ...) where there are groups."""
+    ones = [1] * (len(shape) - 2)
+    if group == 1:
+        return values.reshape(1, -1, *ones)
+    return np.repeat(values.reshape(group, -1), shape[0] // group, axis=0).reshape(shape[0], shape[1], *ones)
+
+
+def _read(facts: GraphFacts, index: int, node: NodeProto) -> tuple[Weight, Weight | None] | Refusal:
+    """The weight and the bias (O,)."""
+    weight = read_weight(facts, index, 1)
     if isinstance(weight, Refusal):
         return weight
-    shape = weight.tensor.shape
-    if len(shape) < 3 or shape[0] != affine.maps:
-        maps = plural(affine.maps, "map")
-        message = f"{label(node)} has a weight of shape {shape}, the BatchNormalization has {maps}"
-        return Refusal(Code.SHAPE_MISMATCH, message, label(node))
-    if bytes_of(weight.tensor) > weight.stored:
-        message = f"nodes generate the weight of {label(node)}; stored, it would take {size(bytes_of(weight.tensor))}"
-        return Refusal(Code.WOULD_GROW, message, label(node))
-    bias = _bias(facts, node, affine.maps, weight)
+    if facts.op(index) != "Conv" and (text_attribute(node, "activation", "") or any(node.input[3:])):
+        return Refusal(Code.ACTIVATION_BETWEEN, f"{label(node)} has an activation inside", label(node))
+    bias = read_bias(facts, index, 2)
     if isinstance(bias, Refusal):
         return bias
-    return _absorb(node, index, affine, weight, bias)
-
-
-def _bias(facts: GraphFacts, node: NodeProto, maps: int, weight: Constant) -> Constant | Refusal | None:
-    """The bias; None where there is none, which an empty name says too."""
-    if len(node.input) < 3 or not node.input[2]:
-        return None
-    bias = read_constant(facts, node.input[2], "the bias", node, Code.WEIGHTS_NOT_CONSTANT)
-    if isinstance(bias, Refusal):
-        return bias
-    if bias.tensor.shape != (maps,) or bias.tensor.dtype != weight.tensor.dtype:
-        message = f"the bias of {label(node)} has shape {bias.tensor.shape} and type {bias.tensor.dtype}"
+    if len(weight.shape) < 3:
+        return Refusal(Code.SHAPE_MISMATCH, f"{label(node)} has a weight of shape {weight.shape}", label(node))
+    if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != weight.dtype):
+        message = f"the bias of {label(node)} has shape {bias.shape} and type {bias.dtype}"
         return Refusal(Code.SHAPE_MISMATCH, message, label(node))
-    return bias
+    return weight, bias
 
 
-def _absorb(
-    node: NodeProto, index: int, affine: ChannelAffine, weight: Constant, bias: Constant | None
-) -> Step | Refusal:
-    dtype = weight.tensor.dtype
-    assert dtype is not None
-    old_bias = np.zeros(affine.maps) if bias is None else bias.tensor.exact()
-    factor = affine.scale.reshape(-1, *[1] * (len(weight.tensor.shape) - 1))
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is a fault, below
-        new_weight = scaled(weight.tensor, factor, dtype)
-        new_bias = ExactTensor(affine.scale * old_bias + affine.shift, dtype)
-    fault = _weight_fault(node, new_weight) or _bias_fault(node, old_bias, new_bias)
-    if fault is not None:
-        return fault
-    edits = [SetConstant(index, 1, new_weight, "")]
-    if bias is not None or new_bias.values.any():
-        edits.append(SetConstant(index, 2, new_bias, f"{weight.name}_bias"))
-    frozen = (*weight.overridable, *(bias.overridable if bias is not None else ()))
-    return Step(tuple(edits), frozen=frozen, notes=_dead_maps(node, affine.scale))
-
-
-def _weight_fault(node: NodeProto, weight: ScaledTensor) -> Refusal | None:
-    fault = rounding_fault(weight.source.array, weight.factor, weight.dtype, axis=0)
-    if fault is None:
-        return None
-    first, at = fault.maps[0], label(node)
-    where = f"{plural(len(fault.maps), 'map')} of the weight of {at}, first map {first}"
-    if fault.kind == "underflow":
-        message = f"{where}, would sink below the normal range of {weight.dtype} and lose precision"
-        return Refusal(Code.UNDERFLOW, message, at)
-    if not np.isfinite(map_peaks(weight.source.array(), 0)[first]):
-        return Refusal(Code.NON_FINITE, f"the weight of {at} is NaN or infinite in map {first}", at)
-    return Refusal(Code.OVERFLOW, f"{where}, would overflow {weight.dtype}", at)
-
-
-def _bias_fault(node: NodeProto, old: Float64Array, new: ExactTensor) -> Refusal | None:
-    finite = np.isfinite(new.array().astype(np.float64))
-    if finite.all():
-        return None
+def misfit(node: NodeProto, weight: Weight, affine: ChannelAffine, maps: int) -> Refusal:
+    """Why a map does not lie along the channels of `node`."""
     at = label(node)
-    if not np.isfinite(old).all():
-        return Refusal(Code.NON_FINITE, f"the bias of {at} is NaN or infinite", at)
-    first = np.flatnonzero(~finite)[0]
-    message = f"the bias of {at} would be {new.values[first]:g} at map {first}, over {new.dtype}"
-    return Refusal(Code.OVERFLOW, message, at)
-
-
-def _dead_maps(node: NodeProto, scale: Float64Array) -> tuple[str, ...]:
-    if scale.all():
-        return ()
-    dead = np.flatnonzero(scale == 0)
-    maps = ", ".join(map(str, dead[:8])) + (", ..." if dead.size > 8 else "")
-    return (f"gamma is 0 in {plural(dead.size, 'map')} of {label(node)} ({maps}): dead, constant output",)
+    if affine.axes == (1,):
+        message = f"{at} has a weight of shape {weight.shape}, the map is for {plural(affine.maps, 'map')}"
+        return Refusal(Code.SHAPE_MISMATCH, message, at)
+    message = f"seen from {at} the map varies along axes {affine.axes}, not along its {plural(maps, 'channel')}"
+    return Refusal(Code.NOT_PER_MAP, message, at)

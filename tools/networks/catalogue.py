@@ -1,44 +1,22 @@
-"""Every model that `tools/make_models.py` can make: its name, its words in models/README.md, its recipe."""
+"""Every model that `tools/make_models.py` can make: its name, its words in models/README.md, its recipe.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+`families.py` holds those with BatchNormalizations elsewhere than behind a Conv.
+"""
+
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from torch import nn
 
-from networks import chain, digits, export, from_transformers, keras_like
+from networks import chain, digits, export, families, from_transformers, keras_like
 from networks.densenet import DenseNet
+from networks.entry import APACHE, DIGITS, DYNAMO, HUGGING, LEGACY, OURS, Entry, full, noise, plain
 from networks.repvgg import RepVGG
 from networks.statistics import randomise
 from networks.unet import UNet
-
-APACHE = "Apache-2.0"
-DIGITS = "weights Apache-2.0; trained on digits, CC BY 4.0"
-LEGACY = "torch.onnx.export, legacy (TorchScript), PRESERVE"
-DYNAMO = "torch.onnx.export, dynamo, optimize=False"
-HUGGING = "definition from transformers"
-OURS = "definition by this project"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One file: its name, its cells of the README's table, and the function that writes it."""
-
-    name: str
-    what: str
-    origin: str
-    licence: str
-    write: Callable[[Path], None]
-
-
-def noise(*shape: int, seed: int = 1) -> torch.Tensor:
-    """Standard normal images."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @cache
@@ -66,13 +44,6 @@ def digits_test(path: Path) -> None:
 def digits_example() -> torch.Tensor:
     """A few held-out images."""
     return torch.from_numpy(digits.load_split()[1][0][:8])
-
-
-def plain(model: nn.Module, path: Path, size: int, **options: Any) -> None:
-    """Randomise `model` for RGB images of that size and write it by the legacy exporter."""
-    batch = 2 if options.get("dynamic_batch", True) else 1
-    randomise(model, noise(8, 3, size, size), seed=7)
-    export.legacy(model, noise(batch, 3, size, size), path, **options)
 
 
 def levit(path: Path) -> None:
@@ -206,12 +177,8 @@ SMALL = (
         APACHE,
         mobilenet_opset9,
     ),
+    *families.SMALL,
 )
-
-
-def full(name: str, what: str, write: Callable[[Path], None]) -> Entry:
-    """A model of full size, for measurements; never committed, so it has no row in the README."""
-    return Entry(name, what, "", APACHE, write)
 
 
 FULL = (
@@ -227,4 +194,5 @@ FULL = (
     full("unet_full.onnx", "U-Net of 4 levels, width 64", lambda p: plain(UNet(64, 4), p, 256)),
     full("chain2000.onnx", "2,000 pairs of Conv and BatchNormalization", lambda p: chain.write(p, 2000)),
     full("chain20000.onnx", "20,000 pairs of Conv and BatchNormalization", lambda p: chain.write(p, 20000)),
+    *families.FULL,
 )

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -32,6 +33,8 @@ def legacy(
     input_name: str = "pixel_values",
     dynamic_batch: bool = True,
     initializers_as_inputs: bool = False,
+    training: torch.onnx.TrainingMode = torch.onnx.TrainingMode.PRESERVE,
+    fold_constants: bool = True,
 ) -> None:
     """Write `model` by the TorchScript-based exporter and verify the file."""
     batch = {input_name: {0: "batch"}, "logits": {0: "batch"}} if dynamic_batch else None
@@ -42,7 +45,8 @@ def legacy(
             (example,),
             path,
             dynamo=False,
-            training=torch.onnx.TrainingMode.PRESERVE,
+            training=training,
+            do_constant_folding=fold_constants,
             opset_version=opset,
             input_names=[input_name],
             output_names=["logits"],
@@ -52,7 +56,15 @@ def legacy(
     verify(model, example, path)
 
 
-def dynamo(model: nn.Module, example: torch.Tensor, path: Path, *, input_name: str = "pixel_values") -> None:
+def dynamo(
+    model: nn.Module,
+    example: torch.Tensor,
+    path: Path,
+    *,
+    input_name: str = "pixel_values",
+    optimize: bool = False,
+    dropped: Sequence[str] = DROPPED,
+) -> None:
     """Write `model` by the torch.export-based exporter, free of this machine's paths, and verify the file."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nothing here needs
     with warnings.catch_warnings():
@@ -62,7 +74,7 @@ def dynamo(model: nn.Module, example: torch.Tensor, path: Path, *, input_name: s
             (example,),
             path,
             dynamo=True,
-            optimize=False,
+            optimize=optimize,
             verbose=False,
             external_data=False,
             input_names=[input_name],
@@ -70,19 +82,19 @@ def dynamo(model: nn.Module, example: torch.Tensor, path: Path, *, input_name: s
             dynamic_shapes=({0: torch.export.Dim("batch")},),
         )
     proto = onnx.load(path)
-    strip_metadata(proto)
+    strip_metadata(proto, dropped)
     onnx.save(proto, path)
     verify(model, example, path)
 
 
-def strip_metadata(proto: onnx.ModelProto) -> None:
+def strip_metadata(proto: onnx.ModelProto, dropped: Sequence[str] = DROPPED) -> None:
     """Drop the stack traces, which name folders of this machine, and the lists of module classes.
 
     The latter say the same for every node below a module and would be half of the file; the fx node and the
     scope of every node stay.
     """
     for node in proto.graph.node:
-        kept = [entry for entry in node.metadata_props if entry.key not in DROPPED]
+        kept = [entry for entry in node.metadata_props if entry.key not in dropped]
         del node.metadata_props[:]
         node.metadata_props.extend(kept)
 
@@ -100,7 +112,7 @@ def verify(model: nn.Module, example: torch.Tensor, path: Path) -> None:
     verify_file(path, example.numpy(), wanted.numpy())
 
 
-def verify_file(path: Path, feed: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
+def verify_file(path: Path, feed: NDArray[Any], wanted: NDArray[np.float32]) -> None:
     """Raise unless the file is valid, names no folder of this machine, and gives `wanted` for `feed`."""
     onnx.checker.check_model(str(path), full_check=True)
     _refuse_paths(path)
@@ -112,7 +124,7 @@ def verify_file(path: Path, feed: NDArray[np.float32], wanted: NDArray[np.float3
         raise RuntimeError(f"{path.name}: differs from the network by {worst:.2e}")
 
 
-def run(path: Path, feed: NDArray[np.float32]) -> NDArray[np.float32]:
+def run(path: Path, feed: NDArray[Any]) -> NDArray[np.float32]:
     """The first output of the file for `feed`, by onnxruntime on the CPU without graph optimisations."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

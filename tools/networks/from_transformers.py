@@ -8,13 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
     LevitConfig,
     LevitForImageClassification,
     MobileNetV2Config,
     MobileNetV2ForImageClassification,
     ResNetConfig,
     ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
 )
+from transformers.models.detr.modeling_detr import replace_batch_norm
 
 
 def resnet(seed: int, **sizes: Any) -> nn.Module:
@@ -37,3 +42,46 @@ def levit(seed: int, **sizes: Any) -> nn.Module:
     """LeViT (Graham et al. 2021); without sizes it is LeViT-128S."""
     torch.manual_seed(seed)
     return LevitForImageClassification(LevitConfig(return_dict=False, **sizes))
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    """`model` with every BatchNorm2d turned into DETR's DetrFrozenBatchNorm2d, which computes with constants."""
+    replace_batch_norm(model)
+    return model.eval()
+
+
+def bert(seed: int, **sizes: Any) -> nn.Module:
+    """BERT (Devlin et al. 2019) with a classifier; without sizes it is BERT-base."""
+    torch.manual_seed(seed)
+    config = BertConfig(return_dict=False, attn_implementation="eager", **sizes)
+    return awake_norms(BertForSequenceClassification(config))
+
+
+def vit(seed: int, **sizes: Any) -> nn.Module:
+    """ViT (Dosovitskiy et al. 2021); without sizes it is ViT-B/16."""
+    torch.manual_seed(seed)
+    return Logits(awake_norms(ViTForImageClassification(ViTConfig(attn_implementation="eager", **sizes))))
+
+
+class Logits(nn.Module):
+    """The logits alone, of a network that cannot be told to return a plain tuple."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) to (N, classes)."""
+        logits: torch.Tensor = self.network(pixel_values).logits
+        return logits
+
+
+@torch.no_grad()
+def awake_norms(model: nn.Module) -> nn.Module:
+    """Draw gamma and beta of every LayerNorm and every bias, which start at one and zero; in inference mode."""
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.weight.uniform_(0.5, 1.5)
+        if isinstance(module, nn.LayerNorm | nn.Linear) and module.bias is not None:
+            module.bias.normal_(0, 0.1)
+    return model.eval()

@@ -44,16 +44,26 @@ class Builder:
         self.nodes.append(helper.make_node(op, inputs, [output], name=f"model/{name}", **attributes))
         return output
 
-    def conv(self, name: str, x: str, maps: tuple[int, int], kernel: int, stride: int = 1, *, group: int = 1) -> str:
-        """A Conv as Keras' SAME padding asks for; depthwise ones (group > 1) have a bias."""
+    def conv(
+        self,
+        name: str,
+        x: str,
+        maps: tuple[int, int],
+        kernel: int,
+        stride: int = 1,
+        *,
+        group: int = 1,
+        bias: bool | None = None,
+    ) -> str:
+        """A Conv as Keras' SAME padding asks for; unless told otherwise depthwise ones (group > 1) have a bias."""
         inputs, outputs = maps
         fan_in = inputs // group * kernel**2
         shape = (outputs, inputs // group, kernel, kernel)
         weight = self.constant(f"model/{name}/ReadVariableOp:0", self.random.normal(0, fan_in**-0.5, shape))
         feeds = [x, weight]
-        if group > 1:
-            bias = self.random.normal(0, 0.3, outputs)
-            feeds.append(self.constant(f"model/{name}/BiasAdd/ReadVariableOp:0", bias))
+        if group > 1 if bias is None else bias:
+            values = self.random.normal(0, 0.3, outputs)
+            feeds.append(self.constant(f"model/{name}/BiasAdd/ReadVariableOp:0", values))
         begin = (kernel - stride) // 2 if kernel > stride else 0
         end = max(kernel - stride, 0) - begin
         pads = [begin, begin, end, end]
@@ -62,7 +72,7 @@ class Builder:
 
     def mul_add(self, name: str, x: str, shape: tuple[int, ...]) -> str:
         """A decomposed BatchNormalization: x * (gamma / sqrt(var + eps)) + (beta - mean * that)."""
-        gamma, beta, mean, var = (array.reshape(shape) for array in self._statistics(int(np.prod(shape))))
+        gamma, beta, mean, var = (array.reshape(shape) for array in self.statistics(int(np.prod(shape))))
         scale = gamma / np.sqrt(var + 1e-3)
         shift = beta - mean * scale
         x = self.node("Mul", f"{name}/mul_1", x, self.constant(f"model/{name}/mul:0", scale))
@@ -71,7 +81,7 @@ class Builder:
     def batch_norm(self, name: str, x: str, maps: int) -> str:
         """A real BatchNormalization node with Keras' epsilon."""
         keys = ("gamma", "beta", "moving_mean", "moving_variance")
-        arrays = self._statistics(maps)
+        arrays = self.statistics(maps)
         names = [self.constant(f"model/{name}/{k}:0", a) for k, a in zip(keys, arrays, strict=True)]
         return self.node("BatchNormalization", f"{name}/FusedBatchNormV3", x, *names, epsilon=1e-3)
 
@@ -81,7 +91,7 @@ class Builder:
         high = self.constant(f"model/{name}/max:0", 6.0)
         return self.node("Clip", name, x, low, high)
 
-    def _statistics(self, maps: int) -> list[NDArray[np.float64]]:
+    def statistics(self, maps: int) -> list[NDArray[np.float64]]:
         """Gamma (one zero, one negative), beta, mean and var, each (maps,)."""
         gamma = self.random.uniform(0.5, 1.5, maps)
         gamma[0], gamma[1] = 0, -gamma[1]

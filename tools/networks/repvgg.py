@@ -36,10 +36,17 @@ class RepVGGBlock(nn.Module):
 
 
 class RepVGG(nn.Module):
-    """Stages of blocks; the first block of each halves the size, every second one has 2 groups."""
+    """Stages of blocks; the first block of each halves the size, every second one has `groups` groups.
+
+    `RepVGG((48, 48, 96, 192, 1280), (1, 2, 4, 14, 1), classes=1000, groups=1)` is RepVGG-A0.
+    """
 
     def __init__(
-        self, widths: Sequence[int] = (16, 16, 32), depths: Sequence[int] = (1, 2, 3), classes: int = 10
+        self,
+        widths: Sequence[int] = (16, 16, 32),
+        depths: Sequence[int] = (1, 2, 3),
+        classes: int = 10,
+        groups: int = 2,
     ) -> None:
         super().__init__()
         blocks: list[nn.Module] = []
@@ -47,7 +54,7 @@ class RepVGG(nn.Module):
         for width, depth in zip(widths, depths, strict=True):
             for index in range(depth):
                 stride = 1 if index else 2
-                blocks.append(RepVGGBlock(inputs, width, stride, groups=1 + index % 2))
+                blocks.append(RepVGGBlock(inputs, width, stride, groups=groups if index % 2 else 1))
                 inputs = width
         self.blocks = nn.Sequential(*blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)

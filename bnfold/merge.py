@@ -1,0 +1,129 @@
+"""Parallel Conv of one input, added up, become one Conv (`--merge-branches`).
+
+    before:  a = Conv (x, W, b)     c = Conv (x, V, d)     y = Add (a, c)
+    after:   y = Conv (x, W', b')                          W' = W + V laid into the middle of W, b' = b + d
+
+A 1x1 kernel is a 3x3 one whose other taps are zero. Both have the same group, strides and dilations; the smaller one
+is placed where it reads what it read: its first tap at (pad_begin of the larger - its own) / dilation, in whole taps,
+and the same room behind. Exact: real numbers are added, and rounded once. Source: Ding et al. 2021, figure 4.
+"""
+
+import numpy as np
+
+from bnfold.affine import Float64Array
+from bnfold.edits import Edit, Editor, Plan, SetConstant
+from bnfold.find import Site
+from bnfold.fixpoint import Outcome
+from bnfold.graph import GraphFacts
+from bnfold.nodes import int_attribute, ints_attribute, label, text_attribute
+from bnfold.refusals import Refusal
+from bnfold.rules.weights import PlainWeight, finite, multiply, read_bias, read_weight
+from bnfold.tensors import ExactTensor
+from bnfold.text import printable
+
+
+def merge_branches(facts: GraphFacts, editor: Editor) -> list[Outcome]:
+    """Merge every pair of parallel Conv that can be merged exactly; one outcome for each that went."""
+    outcomes: list[Outcome] = []
+    for index in facts.order:
+        if index in facts.removed or facts.op(index) != "Add" or facts.opset() < 7:
+            continue
+        pair = _pair(facts, index)
+        plan = None if pair is None else _plan(facts, index, *pair)
+        if pair is None or plan is None:
+            continue
+        gone = facts.nodes[pair[1]]
+        into = label(facts.nodes[pair[0]])
+        outcome = Outcome(Site("branch", plan.removed), "branch", label(gone), printable(gone.output[0]), None)
+        editor.apply(plan)
+        outcome.plan, outcome.into = plan, into
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _pair(facts: GraphFacts, add: int) -> tuple[int, int] | None:
+    """The two Conv that node `add` adds up, the one with the larger kernel first; None where it does not."""
+    makers: list[int] = []
+    for value in facts.nodes[add].input:
+        maker = facts.producer(value)
+        if maker is None or facts.op(maker) != "Conv" or len(facts.users(value)) != 1:
+            return None
+        if value in facts.outputs or value in facts.pinned:
+            return None
+        makers.append(maker)
+    if len(makers) != 2 or facts.nodes[makers[0]].input[0] != facts.nodes[makers[1]].input[0]:
+        return None
+    sizes = [facts.shapes.of(facts.nodes[maker].input[1]) or () for maker in makers]
+    taps = [[dim.size or 0 for dim in size[2:]] for size in sizes]
+    return (makers[0], makers[1]) if taps[0] >= taps[1] else (makers[1], makers[0])
+
+
+def _geometry(facts: GraphFacts, conv: int, spatial: int) -> dict[str, tuple[int, ...]] | None:
+    node = facts.nodes[conv]
+    if text_attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return None
+    found = {
+        "strides": ints_attribute(node, "strides") or (1,) * spatial,
+        "dilations": ints_attribute(node, "dilations") or (1,) * spatial,
+        "pads": ints_attribute(node, "pads") or (0,) * (2 * spatial),
+        "group": (int_attribute(node, "group", 1),),
+    }
+    if text_attribute(node, "auto_pad", "NOTSET") == "VALID":
+        found["pads"] = (0,) * (2 * spatial)
+    return found if [len(found[key]) for key in ("strides", "dilations", "pads")] == [spatial] * 2 + [2 * spatial] else None
+
+
+def _plan(facts: GraphFacts, add: int, large: int, small: int) -> Plan | None:
+    node = facts.nodes[large]
+    weights = [read_weight(facts, conv, 1) for conv in (large, small)]
+    biases = [read_bias(facts, conv, 2) for conv in (large, small)]
+    first, second = weights
+    if not isinstance(first, PlainWeight) or not isinstance(second, PlainWeight):
+        return None
+    if any(isinstance(bias, Refusal) for bias in biases) or first.dtype != second.dtype:
+        return None
+    spatial = len(first.shape) - 2
+    places = _places(_geometry(facts, large, spatial), _geometry(facts, small, spatial), first.shape, second.shape)
+    if places is None:
+        return None
+    total = np.array(first.exact())
+    window = tuple(slice(start, start + size) for start, size in zip(places, second.shape[2:], strict=True))
+    total[(slice(None), slice(None), *window)] += second.exact()
+    weight = multiply(node, ExactTensor(total, first.dtype), np.ones([1] * total.ndim), 0)
+    held = [bias.exact() for bias in biases if bias is not None and not isinstance(bias, Refusal)]
+    summed: Float64Array = np.sum(held, axis=0) if held else np.zeros(first.shape[0])
+    bias = finite(node, None, summed, first.dtype)
+    if isinstance(weight, Refusal) or isinstance(bias, Refusal):
+        return None
+    edits: tuple[Edit, ...] = (SetConstant(large, 1, weight, ""),)
+    if held:
+        edits = (*edits, SetConstant(large, 2, bias, f"{first.name}_bias"))
+    frozen = (*first.frozen, *second.frozen)
+    frozen += tuple(name for b in biases if b is not None and not isinstance(b, Refusal) for name in b.frozen)
+    return Plan("merge", (add, small), edits, takes_place=((node.output[0], facts.nodes[add].output[0]),),
+                absorbers=(large,), frozen=frozen)  # fmt: skip
+
+
+def _places(
+    large: dict[str, tuple[int, ...]] | None, small: dict[str, tuple[int, ...]] | None,
+    shape: tuple[int, ...], inner: tuple[int, ...],
+) -> tuple[int, ...] | None:  # fmt: skip
+    """The tap of the larger kernel that the smaller one's first tap is, per axis; None where it does not fit."""
+    if large is None or small is None or len(shape) != len(inner) or shape[:2] != inner[:2]:
+        return None
+    if large["strides"] != small["strides"] or large["group"] != small["group"]:
+        return None
+    places: list[int] = []
+    spatial = len(shape) - 2
+    for i in range(spatial):
+        dilation = large["dilations"][i]
+        if small["dilations"][i] != dilation and inner[2 + i] > 1:
+            return None
+        room, behind = large["pads"][i] - small["pads"][i], large["pads"][spatial + i] - small["pads"][spatial + i]
+        place, odd = divmod(room, dilation)
+        if odd or place < 0 or place + inner[2 + i] > shape[2 + i]:
+            return None
+        if room + behind != dilation * (shape[2 + i] - inner[2 + i]):
+            return None
+        places.append(place)
+    return tuple(places)

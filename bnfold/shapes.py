@@ -1,0 +1,169 @@
+"""The shapes of values, as far as the graph tells: sizes that are numbers, and sizes that are not known but named.
+
+A dimension is a product: 7 * 49 * batch. Reshape and Flatten multiply and divide dimensions, and two products
+that are the same product are the same size in every run, whatever `batch` is. That is all that a rule needs to
+know in order to follow a feature map through a Reshape with 0, -1 or a computed target.
+
+Everything is derived from the graph's inputs and constants, once, when the first question is asked; what a file
+declares in value_info is used only where nothing follows for an operator (see `shape_rules`).
+"""
+
+from collections.abc import Iterable, Sequence
+from math import prod
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from onnx import ValueInfoProto
+
+from bnfold.errors import InvalidModelError
+
+if TYPE_CHECKING:
+    from bnfold.graph import GraphFacts
+
+MOST_NUMBERS = 64  # entries of an integer tensor that is followed as a possible shape
+
+
+class Dim(NamedTuple):
+    """A dimension: `factor` times the product of the named sizes. Without names it is just a number."""
+
+    factor: int
+    names: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int | None:
+        """The number, where it is one."""
+        return None if self.names else self.factor
+
+    def __mul__(self, other: "Dim") -> "Dim":  # type: ignore[override]  # a product, not a longer tuple
+        names = (*self.names, *other.names)
+        return Dim(self.factor * other.factor, tuple(sorted(names)) if self.names and other.names else names)
+
+    def over(self, other: "Dim") -> "Dim | None":
+        """The quotient; None where `other` is not a factor of this product."""
+        names = list(self.names)
+        for name in other.names:
+            if name not in names:
+                return None
+            names.remove(name)
+        if other.factor == 0 or self.factor % other.factor:
+            return None
+        return Dim(self.factor // other.factor, tuple(names))
+
+
+ONE = Dim(1)
+Shape = tuple[Dim, ...]
+Numbers = tuple[Dim | None, ...]
+
+
+def product(dims: Iterable[Dim]) -> Dim:
+    """The number of elements of these dimensions."""
+    total = ONE
+    for dim in dims:
+        total = total * dim
+    return total
+
+
+def sizes(shape: Shape | None) -> tuple[int, ...] | None:
+    """The shape in numbers; None unless every dimension is one."""
+    if shape is None or any(dim.names for dim in shape):
+        return None
+    return tuple(dim.factor for dim in shape)
+
+
+class Shapes:
+    """Shapes of the values of the graph that `facts` indexes, derived when the first is asked for.
+
+    Attributes:
+        assumed: the overridable initializers that were taken for constants on the way (`freeze_inputs`).
+    """
+
+    def __init__(self, facts: "GraphFacts") -> None:
+        self._facts = facts
+        self._shapes: dict[str, Shape | None] | None = None
+        self._numbers: dict[str, Numbers] = {}
+        self.assumed: set[str] = set()
+
+    def of(self, value: str) -> Shape | None:
+        """The shape of a value; None where not even its rank is known."""
+        if value in self._facts.constants.stored:
+            return fixed(self._facts.constants.stored[value].shape)
+        if self._shapes is None:
+            self._derive()
+        return self._shapes.get(value) if self._shapes is not None else None
+
+    def rank(self, value: str) -> int | None:
+        """How many dimensions a value has."""
+        shape = self.of(value)
+        return None if shape is None else len(shape)
+
+    def renamed(self, old: str, new: str) -> None:
+        """Note that what was called `old` is called `new`."""
+        if self._shapes is not None and old in self._shapes:
+            self._shapes[new] = self._shapes[old]
+
+    def numbers(self, value: str) -> Numbers | None:
+        """The entries of an integer tensor of at most one axis, as dimensions; None where nothing is known."""
+        if value in self._numbers:
+            return self._numbers[value]
+        found = self._facts.constants.find(value)
+        if found is None or (found.overridable and not self._facts.freeze_inputs):
+            return None
+        self.assumed.update(found.overridable)
+        dtype, shape = found.tensor.dtype, found.tensor.shape
+        if dtype is None or dtype.kind not in "iu" or len(shape) > 1 or prod(shape) > MOST_NUMBERS:
+            return None
+        try:
+            return tuple(Dim(int(n)) for n in np.ravel(found.tensor.array()))
+        except InvalidModelError:
+            return None
+
+    def _derive(self) -> None:
+        from bnfold.shape_rules import SHAPES, follow_numbers
+
+        facts = self._facts
+        graph = facts.graph
+        declared = {v.name: v for v in (*graph.value_info, *graph.output)}
+        self._shapes = {v.name: _declared(v) for v in graph.input}
+        dead = set(facts.removed)
+        for index in facts.order:
+            if index in dead:
+                continue
+            node = facts.nodes[index]
+            rule = SHAPES.get(facts.op(index))
+            try:
+                found: Sequence[Shape | None] = () if rule is None else rule(facts, index)
+            except (InvalidModelError, ValueError, IndexError, OverflowError):
+                found = ()
+            for place, name in enumerate(node.output):
+                if not name:
+                    continue
+                shape = found[place] if place < len(found) else None
+                if shape is None and name in declared:
+                    shape = _declared(declared[name])
+                self._shapes[name] = shape
+            numbers = follow_numbers(facts, index, self)
+            if numbers is not None and len(numbers) <= MOST_NUMBERS:
+                self._numbers[node.output[0]] = numbers
+
+
+def fixed(shape: Sequence[int]) -> Shape:
+    """A shape of numbers."""
+    return tuple(Dim(int(size)) for size in shape)
+
+
+def _declared(value: ValueInfoProto) -> Shape | None:
+    kind = value.type.tensor_type
+    if not kind.HasField("shape"):
+        return None
+    dims: list[Dim] = []
+    for axis, dim in enumerate(kind.shape.dim):
+        if dim.HasField("dim_value") and dim.dim_value >= 0:
+            dims.append(Dim(dim.dim_value))
+        else:
+            dims.append(Dim(1, (str(dim.dim_param),)) if dim.dim_param else unknown(value.name, axis))
+    return tuple(dims)
+
+
+def unknown(value: str, axis: int) -> Dim:
+    """A size that is not known, under a name that no other has."""
+    return Dim(1, (f"\0{value}:{axis}",))

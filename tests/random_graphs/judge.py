@@ -1,0 +1,223 @@
+"""What must hold between a model and its fold, judged without bnfold's own code.
+
+Values are compared by name, all of them, per feature map. How far two may differ is measured: the original runs again
+with every constant and input moved by some units in the last place, which is what rounding folded weights does to it.
+
+    |found - reference| <= ROUNDINGS * (u * scale + noise),    scale and noise: the largest of the map
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, ModelProto, NodeProto, numpy_helper
+
+from tests.random_graphs.running import CannotRun, Exposed, Values, feeds
+
+Array = np.ndarray[Any, Any]
+ROUNDINGS = 12.0
+STEP = 8  # units in the last place: enough to show above the rounding of the run itself; counted as one
+LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+class Wrong(AssertionError):  # noqa: N818 - a verdict
+    """A fold that is not what it must be. `kind` groups failures of one cause."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f"{kind}: {text}")
+        self.kind = kind
+
+
+def judge(
+    original: ModelProto, folded: ModelProto, sizes: Mapping[str, tuple[int, ...]], rng: np.random.Generator,
+    options: Mapping[str, Any] | None = None,
+) -> float:  # fmt: skip
+    """Raise Wrong unless the fold is right; otherwise the largest difference, as a share of what is allowed.
+
+    Raises:
+        Wrong: something is not as it must be.
+        CannotRun: onnxruntime cannot run the original.
+    """
+    options = options or {}
+    reference = Exposed(original)
+    first = feeds(original, sizes, rng, 0)
+    reference.run(first)
+    _valid(original, folded)
+    _interface(original, folded)
+    costs(original, folded, cloned=bool(options.get("clone_shared")))
+    try:
+        found = Exposed(folded)
+    except CannotRun as problem:
+        raise Wrong("does not load", str(problem)) from None
+    shaken = [Exposed(nudged(original, rng)) for _ in range(2)]
+    worst = 0.0
+    for more in (0, 1):
+        given = feeds(original, sizes, rng, more)
+        try:
+            expected = reference.run(given)
+        except CannotRun:  # the second size does not fit this graph
+            given = first
+            expected = reference.run(given)
+        try:
+            values = found.run(given)
+        except CannotRun as problem:
+            raise Wrong("does not run", str(problem)) from None
+        noisy = [run.run({name: nudge(array, rng) for name, array in given.items()}) for run in shaken]
+        worst = max(worst, compare(expected, values, noisy, options))
+    return worst
+
+
+def _valid(original: ModelProto, folded: ModelProto) -> None:
+    try:
+        onnx.checker.check_model(original, full_check=True)
+    except Exception:  # noqa: BLE001 - an input without any shape: allowed, but not to the checker
+        return
+    try:
+        onnx.checker.check_model(folded, full_check=True)
+    except Exception as problem:
+        raise Wrong("invalid", str(problem).strip()) from None
+
+
+def _interface(original: ModelProto, folded: ModelProto) -> None:
+    if original.ir_version != folded.ir_version or original.opset_import != folded.opset_import:
+        raise Wrong("interface", "another IR version or opset")
+    if list(original.graph.output) != list(folded.graph.output):
+        raise Wrong("interface", "the outputs are not the same")
+    before, after = (
+        [i for i in m.graph.input if m.ir_version >= 4 or i.name not in {t.name for t in m.graph.initializer}]
+        for m in (original, folded)
+    )
+    if before != after:
+        raise Wrong("interface", "the inputs are not the same")
+
+
+# Costs ---------------------------------------------------------------------------------------------------------------
+
+
+def captures(node: NodeProto) -> Iterator[str]:
+    """Names that the bodies of an If read; some may be their own."""
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            for inner in attribute.g.node:
+                yield from inner.input
+                yield from captures(inner)
+
+
+def depths(model: ModelProto) -> dict[str, int]:
+    """For each value, how many nodes lie on the longest path to it from an input; 0 for constants."""
+    held = {t.name for t in model.graph.initializer}
+    depth = {value.name: 1 for value in model.graph.input if value.name not in held}
+    for node in model.graph.node:
+        above = max((depth.get(name, 0) for name in (*node.input, *captures(node))), default=0)
+        depth.update({name: above + 1 if above else 0 for name in node.output if name})
+    return depth
+
+
+def costs(original: ModelProto, folded: ModelProto, *, cloned: bool) -> None:
+    """Raise Wrong where the fold costs something that nobody asked for, or leaves something behind."""
+    before, after = (Counter(node.op_type for node in m.graph.node) for m in (original, folded))
+    heavy = sum(after[op] for op in LINEAR) - sum(before[op] for op in LINEAR)
+    if heavy > 0 and not cloned:
+        raise Wrong("costs", f"{heavy} more linear operators than before")
+    biases = max(0, _biases(folded) - _biases(original))
+    if after.total() > before.total() + biases and not cloned:
+        raise Wrong("costs", f"{after.total()} nodes instead of {before.total()}")
+    first, second = depths(original), depths(folded)
+    longer = [name for name in first.keys() & second.keys() if second[name] > first[name]]
+    if longer:
+        raise Wrong("costs", f"the path to {longer[0]!r} has become longer")
+    left = unread(folded) - unread(original)
+    if left:
+        raise Wrong("orphans", f"nothing reads {sorted(left)} any more")
+
+
+def _biases(model: ModelProto) -> int:
+    """How many Adds of a constant lie directly behind a MatMul."""
+    makers = {name: node.op_type for node in model.graph.node for name in node.output}
+    moving = {name for name, depth in depths(model).items() if depth}
+    adds = (node for node in model.graph.node if node.op_type == "Add")
+    return sum(
+        any(makers.get(name) == "MatMul" for name in node.input) and any(name not in moving for name in node.input)
+        for node in adds
+    )
+
+
+def unread(model: ModelProto) -> set[str]:
+    """Initializers and outputs of nodes that nothing reads; a node counts by its first output."""
+    read = {name for node in model.graph.node for name in (*node.input, *captures(node))}
+    read |= {value.name for value in model.graph.output}
+    made = [t.name for t in model.graph.initializer]
+    made += [node.output[0] for node in model.graph.node if not read & set(node.output)]
+    return set(made) - read
+
+
+# Values --------------------------------------------------------------------------------------------------------------
+
+
+def nudge(array: Array, rng: np.random.Generator) -> Array:
+    """Every float moved up or down by `STEP` units in the last place."""
+    if array.dtype.kind != "f":
+        return array
+    share = STEP * float(np.finfo(array.dtype).eps) * rng.choice([-1.0, 1.0], array.shape)
+    return np.asarray(array * (1 + share), array.dtype)
+
+
+def nudged(model: ModelProto, rng: np.random.Generator) -> ModelProto:
+    """A copy of the model with every constant moved, but for scales that decide on shapes."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    sizes = {name for n in copy.graph.node if n.op_type in ("Resize", "Upsample") for name in n.input[1:]}
+    tensors = [(tensor.name, tensor) for tensor in copy.graph.initializer]
+    tensors += [(n.output[0], n.attribute[0].t) for n in copy.graph.node if n.op_type == "Constant"]
+    for name, tensor in tensors:
+        if name not in sizes:
+            tensor.CopyFrom(numpy_helper.from_array(nudge(numpy_helper.to_array(tensor), rng), tensor.name))
+    return copy
+
+
+def compare(
+    expected: Values, found: Values, noisy: list[Values], options: Mapping[str, Any] | None = None
+) -> float:  # fmt: skip
+    """Values of the same name have the same contents. The largest share of what is allowed."""
+    worst = 0.0
+    for name in expected.keys() & found.keys():
+        first, second = expected[name], found[name]
+        if first.dtype != second.dtype or first.shape != second.shape:
+            raise Wrong("type", f"{name!r} is {second.dtype}{second.shape} instead of {first.dtype}{first.shape}")
+        if first.dtype.kind != "f":
+            if not np.array_equal(first, second):
+                raise Wrong("values", f"{name!r} holds other whole numbers")
+            continue
+        if options and options.get("assume_range") and first.dtype == np.float16 and not np.isfinite(second).all():
+            continue  # the caller has vouched for the range
+        share = _share(name, first, second, [values[name] for values in noisy])
+        if share > 1:
+            raise Wrong("values", f"{name!r} differs by {share:.3g} times what rounding may do to it")
+        worst = max(worst, share)
+    return worst
+
+
+def _share(name: str, first: Array, second: Array, noisy: list[Array]) -> float:
+    """How much of what is allowed the worst map takes up."""
+    unit = float(np.finfo(first.dtype).eps)
+    if not np.array_equal(np.isnan(first), np.isnan(second)):
+        raise Wrong("values", f"{name!r} is NaN in other places")
+    finite = np.isfinite(first)
+    if not np.array_equal(first[~finite], second[~finite], equal_nan=True) or not np.isfinite(second[finite]).all():
+        raise Wrong("values", f"{name!r} is infinite in other places")
+    wide, other = (np.where(finite, array, 0).astype(np.float64) for array in (first, second))
+    moved = [np.where(finite & np.isfinite(array), array.astype(np.float64) - wide, 0) for array in noisy]
+    noise = _by_map(np.max(np.abs(moved), axis=0)) / STEP
+    allowed = ROUNDINGS * (unit * _by_map(np.abs(wide)) + noise)
+    difference = _by_map(np.abs(other - wide))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.max(np.where(difference > 0, difference / allowed, 0), initial=0))
+
+
+def _by_map(array: Array) -> Array:
+    """The largest of each map of (N, C, ...); of the whole, for fewer axes."""
+    if array.ndim < 3:
+        return np.max(array, initial=0)
+    return np.max(array, axis=(0, *range(2, array.ndim)), initial=0)
