@@ -85,9 +85,9 @@ class ChannelAffine:
 
         None where neither is, and they differ.
         """
-        if self.axes == other.axes and self.scale.shape == other.scale.shape:
-            if (self.scale == other.scale).all() and (self.shift == other.shift).all():
-                return self
+        alike = self.axes == other.axes and self.scale.shape == other.scale.shape
+        if alike and (self.scale == other.scale).all() and (self.shift == other.shift).all():
+            return self
         axes = tuple(sorted({*self.axes, *other.axes}))
         sizes = self.sizes() | other.sizes()
         try:

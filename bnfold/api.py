@@ -108,7 +108,14 @@ def inspect(
 
     Args:
         model: a path, or a ModelProto (which is not changed).
-        sources, freeze_inputs, clone_shared, partial, merge_branches, assume_range, only, exclude: as for `fold`.
+        sources: as for `fold`, like all that follow.
+        freeze_inputs: take initializers that are also graph inputs for constants.
+        clone_shared: fold into a copy of what is used elsewhere too.
+        partial: before a padded Conv, move the scale alone.
+        merge_branches: make one Conv of two that are added up.
+        assume_range: assume that no value in float16 or bfloat16 overflows.
+        only: patterns of names of sites.
+        exclude: patterns of names of sites.
 
     Raises:
         InvalidModelError: the model cannot be read or breaks a rule of the ONNX spec.
@@ -116,7 +123,14 @@ def inspect(
     started = time.perf_counter()
     source = _source(model)
     options = FoldOptions(
-        sources, freeze_inputs, clone_shared, partial, merge_branches, assume_range, _patterns(only), _patterns(exclude)
+        sources,
+        freeze_inputs,
+        clone_shared,
+        partial,
+        merge_branches,
+        assume_range,
+        named(only),
+        named(exclude),
     )
     with _naming(source):
         report = rewrite(Document.open(source), options, command="inspect")
@@ -147,7 +161,7 @@ def fold(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> FoldResult:
-    """Fold every BatchNormalization, and chain like one, that can be folded exactly, and prove that the outputs are preserved.
+    """Fold every BatchNormalization and chain like it that can be folded exactly; prove that outputs are preserved.
 
     Args:
         model: a path, or a ModelProto (which is not changed).
@@ -163,7 +177,8 @@ def fold(
         partial: before a padded Conv, move the scale into the weights and leave one Add.
         merge_branches: make one Conv of two that read the same input and are added up.
         assume_range: in float16 and bfloat16, assume that no value on the way overflows.
-        only, exclude: patterns (`*`, `?`, `[...]`) that names of nodes or outputs of sites must, or must not, match.
+        only: patterns (`*`, `?`, `[...]`): take only sites of which the name of a node or an output matches one.
+        exclude: patterns: leave sites of which the name of a node or an output matches one.
         verify: compare the outputs of both models.
         allow_unverified: go on where the outputs could not be compared.
         providers: "cpu", "cuda", "reference" or onnxruntime's full names; all are run.
@@ -184,7 +199,14 @@ def fold(
     source = _source(model)
     target = _target(source, output, in_place=in_place, force=force)
     chosen = FoldOptions(
-        sources, freeze_inputs, clone_shared, partial, merge_branches, assume_range, _patterns(only), _patterns(exclude)
+        sources,
+        freeze_inputs,
+        clone_shared,
+        partial,
+        merge_branches,
+        assume_range,
+        named(only),
+        named(exclude),
     )
     options = VerifyOptions(
         (providers,) if isinstance(providers, str) else tuple(providers),
@@ -224,7 +246,8 @@ def _naming(source: Path | ModelProto) -> Iterator[None]:
         raise type(problem)(f"{printable(str(source))}: {problem}") from None
 
 
-def _patterns(given: str | Sequence[str]) -> tuple[str, ...]:
+def named(given: str | Sequence[str]) -> tuple[str, ...]:
+    """One pattern or several, as a tuple."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 

@@ -14,6 +14,7 @@ import click
 
 from bnfold import __version__
 from bnfold.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_INVALID, BnfoldError, UsageError
+from bnfold.options import SOURCES
 from bnfold.terminal import Show, drop_stdout, progress
 from bnfold.text import printable
 
@@ -72,6 +73,30 @@ def _verify_options(command: F) -> F:
     return command
 
 
+def _fold_options(command: F) -> F:
+    for option in (
+        click.option("--exclude", multiple=True, metavar="PATTERN",
+                     help="Leave sites whose node or output name matches, such as '*/head/*'. Repeatable."),
+        click.option("--only", multiple=True, metavar="PATTERN",
+                     help="Take only sites whose node or output name matches. Repeatable."),
+        click.option("--assume-range", is_flag=True,
+                     help="In float16 and bfloat16, assume that no value on the way overflows."),
+        click.option("--merge-branches", is_flag=True,
+                     help="Make one Conv of two that read the same input and are added up."),
+        click.option("--partial", is_flag=True,
+                     help="Before a padded Conv, move the scale into the weights and leave one Add."),
+        click.option("--clone-shared", is_flag=True,
+                     help="Where the Conv upstream is used elsewhere too, fold into a copy of it."),
+        click.option("--freeze-inputs", is_flag=True,
+                     help="Fold initializers that are also model inputs (IR >= 4), and remove those inputs."),
+        click.option("--sources", type=click.Choice(SOURCES), default="affine", show_default=True,
+                     help="What to fold: BatchNormalization only; besides, chains of Mul, Add, ... like it; "
+                          "or every chain that is exactly foldable."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 @click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "--version", "-V", prog_name="bnfold")
 def cli() -> None:
@@ -84,16 +109,15 @@ def cli() -> None:
               help="Where to write; default: <name>.folded.onnx beside the model.")  # fmt: skip
 @click.option("--in-place", is_flag=True, help="Replace the model itself.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
-@click.option("--freeze-inputs", is_flag=True,
-              help="Fold initializers that are also model inputs (IR >= 4), and remove those inputs.")  # fmt: skip
+@_fold_options
 @_verify_options
 @_output_options
 def fold_command(
-    model: Path, output: Path | None, *, in_place: bool, force: bool, freeze_inputs: bool, no_verify: bool,
-    allow_unverified: bool, providers: tuple[str, ...], shapes: tuple[str, ...], dims: tuple[str, ...], seed: int,
-    trials: int, threads: int | None, format_: str, reports: tuple[Path, ...], verbose: bool, quiet: bool,
+    model: Path, output: Path | None, *, in_place: bool, force: bool, no_verify: bool, allow_unverified: bool,
+    providers: tuple[str, ...], shapes: tuple[str, ...], dims: tuple[str, ...], seed: int, trials: int,
+    threads: int | None, format_: str, reports: tuple[Path, ...], verbose: bool, quiet: bool, **choices: Any,
 ) -> None:  # fmt: skip
-    """Fold every BatchNormalization of MODEL that can be folded exactly, verify, and write the result."""
+    """Fold every BatchNormalization of MODEL, and every chain like one, that can be folded exactly; verify; write."""
     if output is None and not in_place:
         output = _default_output(model)
     _check_reports(reports, model, output)
@@ -105,10 +129,10 @@ def fold_command(
     try:
         with progress(quiet=quiet) as callback:
             result = api.fold(
-                model, output, in_place=in_place, force=force, freeze_inputs=freeze_inputs, verify=not no_verify,
+                model, output, in_place=in_place, force=force, verify=not no_verify,
                 allow_unverified=allow_unverified, providers=providers, seed=seed, trials=trials,
                 shapes=dict(map(parse_shape, shapes)), dims=dict(map(parse_dim, dims)), threads=threads,
-                progress=callback,
+                progress=callback, **choices,
             )  # fmt: skip
     except (VerificationFailed, NotVerified) as error:
         if error.result is not None:
@@ -122,16 +146,19 @@ def fold_command(
 
 @cli.command("inspect", epilog=EXIT_CODES)
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--freeze-inputs", is_flag=True, help="Judge as `fold --freeze-inputs` would.")
+@_fold_options
 @_output_options
 def inspect_command(
-    model: Path, *, freeze_inputs: bool, format_: str, reports: tuple[Path, ...], verbose: bool, quiet: bool
+    model: Path, *, format_: str, reports: tuple[Path, ...], verbose: bool, quiet: bool, **choices: Any
 ) -> None:
-    """Say for each BatchNormalization of MODEL whether it would fold, and why not. Writes nothing."""
+    """Say for each BatchNormalization of MODEL, and each chain like one, whether it would fold, and why not.
+
+    Writes nothing.
+    """
     _check_reports(reports, model)
     from bnfold import api
 
-    Show(format_, reports, verbose=verbose, quiet=quiet)(api.inspect(model, freeze_inputs=freeze_inputs).report)
+    Show(format_, reports, verbose=verbose, quiet=quiet)(api.inspect(model, **choices).report)
 
 
 def _default_output(model: Path) -> Path:

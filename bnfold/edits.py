@@ -187,7 +187,9 @@ class Editor:
         nodes = self.facts.nodes
         dead = {id(nodes[i]) for i in self.facts.removed}
         if self._inserted:
-            behind = {id(nodes[new]): (anchor, place) for place, (new, anchor) in enumerate(self._inserted.items(), 1)}
+            behind = {
+                id(nodes[new]): (anchor, place) for place, (new, anchor) in enumerate(self._inserted.items(), 1)
+            }
             ranks = {id(node): behind.get(id(node), (i, 0)) for i, node in enumerate(nodes)}
             self.facts.graph.node.sort(key=lambda node: ranks[id(node)])
         _remove(self.facts.graph.node, lambda node: id(node) in dead)

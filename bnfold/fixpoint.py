@@ -6,6 +6,7 @@ until neither folds anything, because a fold may free the way for another. What 
 it may go where the whole may not.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -15,13 +16,14 @@ from bnfold.graph import GraphFacts
 from bnfold.nodes import label
 from bnfold.options import FoldOptions
 from bnfold.partial import partial
-from bnfold.plan import ends, pull, push
+from bnfold.plan import pull, push
 from bnfold.policy import unwanted
 from bnfold.refusals import Code, Refusal
 from bnfold.siblings import sibling
 from bnfold.text import printable
 
 Progress = Callable[[str, int, int], None]
+CONVOLUTIONS = frozenset(["Conv", "ConvTranspose"])
 LONGEST_CUT = 8  # chains of more nodes are folded whole or not at all
 
 # A direction that failed with one of these got as far as something with weights; the other may have been hopeless.
@@ -44,6 +46,7 @@ class Outcome:
         refusal: why it is still there, by the last attempt.
         plan: how it went; None where it is still there.
         into: what took it in.
+        beside_conv: a Conv or ConvTranspose made its input or read its output, before any fold.
     """
 
     site: Site
@@ -55,6 +58,7 @@ class Outcome:
     refusal: Refusal | None = None
     plan: Plan | None = None
     into: str | None = None
+    beside_conv: bool = False
 
 
 def fold_all(
@@ -83,7 +87,12 @@ def _open(facts: GraphFacts, site: Site) -> Outcome:
     source = facts.producer(first.input[site.slot]) if len(first.input) > site.slot else None
     name = label(first) if len(site.nodes) == 1 else f"{label(first)} .. {label(last)}"
     output = printable(last.output[0]) if last.output else ""
-    return Outcome(site, site.kind, name, output, None if source is None else label(facts.nodes[source]))
+    producer = None if source is None else label(facts.nodes[source])
+    around = (
+        [source, *(use.node for use in itertools.islice(facts.users(output), 16))] if site.kind == "chain" else []
+    )
+    beside = any(node is not None and facts.op(node) in CONVOLUTIONS for node in around)
+    return Outcome(site, site.kind, name, output, producer, beside_conv=beside)
 
 
 @dataclass(slots=True)

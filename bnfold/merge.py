@@ -70,7 +70,11 @@ def _geometry(facts: GraphFacts, conv: int, spatial: int) -> dict[str, tuple[int
     }
     if text_attribute(node, "auto_pad", "NOTSET") == "VALID":
         found["pads"] = (0,) * (2 * spatial)
-    return found if [len(found[key]) for key in ("strides", "dilations", "pads")] == [spatial] * 2 + [2 * spatial] else None
+    return (
+        found
+        if [len(found[key]) for key in ("strides", "dilations", "pads")] == [spatial] * 2 + [2 * spatial]
+        else None
+    )
 
 
 def _plan(facts: GraphFacts, add: int, large: int, small: int) -> Plan | None:

@@ -22,7 +22,7 @@ ABSENT = Absent.ABSENT
 MOST_INDICES = 2**24
 
 
-def ints(facts: GraphFacts, index: int, name: str, slot: int | None = None) -> tuple[int, ...] | None | Absent:
+def ints(facts: GraphFacts, index: int, name: str, slot: int | None = None) -> tuple[int, ...] | Absent | None:
     """The integers of attribute `name`, else of input `slot`; None where that input is not constant."""
     node = facts.nodes[index]
     given = ints_attribute(node, name) if name else None
@@ -40,7 +40,7 @@ def ints(facts: GraphFacts, index: int, name: str, slot: int | None = None) -> t
     return tuple(int(n) for n in np.ravel(found.tensor.array()))
 
 
-def floats(facts: GraphFacts, index: int, name: str, slot: int | None = None) -> tuple[float, ...] | None | Absent:
+def floats(facts: GraphFacts, index: int, name: str, slot: int | None = None) -> tuple[float, ...] | Absent | None:
     """The numbers of attribute `name`, else of input `slot`; None where that input is not constant."""
     node = facts.nodes[index]
     given = floats_attribute(node, name) if name else None

@@ -1,9 +1,9 @@
 """Before a padded Conv: the scale goes into the weights, one Add stays (`--partial`).
 
-    before:  n = BatchNormalization (x, ...)        y = Conv <pads = [1, 1, 1, 1]> (n, W)
-    after:   n' = Add (x, t / s)                    y = Conv <pads = [1, 1, 1, 1]> (n', s W)
+before:  n = BatchNormalization (x, ...)        y = Conv <pads = [1, 1, 1, 1]> (n, W)
+after:   n' = Add (x, t / s)                    y = Conv <pads = [1, 1, 1, 1]> (n', s W)
 
-    s x + t = s (x + t / s), and a padded zero is zero before and after the scale. A map of scale 0 has no t / s.
+s x + t = s (x + t / s), and a padded zero is zero before and after the scale. A map of scale 0 has no t / s.
 """
 
 import numpy as np
@@ -43,7 +43,9 @@ def partial(facts: GraphFacts, site: Site, source: Source, options: FoldOptions)
         return Refusal(Code.UNKNOWN_SHAPE, f"the rank of what {at} maps is not known")
     sizes = affine.sizes()
     first = min(affine.axes, default=rank)
-    tensor = finite(facts.nodes[last], None, shift.reshape([sizes.get(axis, 1) for axis in range(first, rank)]), dtype)
+    tensor = finite(
+        facts.nodes[last], None, shift.reshape([sizes.get(axis, 1) for axis in range(first, rank)]), dtype
+    )
     if isinstance(tensor, Refusal):
         return tensor
     add: Edit = TurnIntoAdd(last, start, tensor, f"{end}_shift")

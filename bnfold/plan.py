@@ -35,6 +35,7 @@ ACTIVATIONS = frozenset(
 QUANTIZERS = frozenset(["QuantizeLinear", "DequantizeLinear"])
 NORMALIZATIONS = frozenset(["GroupNormalization", "InstanceNormalization", "LayerNormalization",
                             "MeanVarianceNormalization", "RMSNormalization", "LpNormalization", "LRN"])  # fmt: skip
+HALF = (np.dtype(np.float16), BFLOAT16)
 PIECES = frozenset(["Gather", "Shape", "Size", "Slice", "Split"])  # readers that may leave some maps alone
 NO_RULE = Rule()
 
@@ -79,13 +80,42 @@ class _Walk:
         alone = site.kind == "chain" and len(site.nodes) < 2
         return alone and any(isinstance(edit, AddBias) and not edit.gemm for edit in self.edits)
 
+    def ask(
+        self,
+        asked: dict[str, dict[Use, ChannelAffine]],
+        heap: list[tuple[float, str]],
+        use: Use,
+        wanted: ChannelAffine,
+        *,
+        computes: bool,
+    ) -> Refusal | None:
+        """Note that a value upstream must become wanted(value); a constant becomes that at once."""
+        name = self.facts.nodes[use.node].input[use.slot]
+        if wanted.is_identity:
+            return None
+        if is_constant(self.facts, name):
+            made = constant_edit(self.facts, use.node, use.slot, wanted)
+            if isinstance(made, Refusal):
+                return made
+            self.edits.append(made[0])
+            self.frozen += made[1]
+            return None
+        if computes and (risk := self.range_risk(use.node, name, wanted, pulls=True)):
+            return risk
+        if name not in asked:
+            asked[name] = {}
+            heapq.heappush(heap, (_upstream(self.facts, name), name))
+        # asked before, where another output of the node is asked for too
+        asked[name][use] = wanted.after(asked[name][use]) if use in asked[name] else wanted
+        return None
+
     def range_risk(self, node: int, value: str, affine: ChannelAffine, *, pulls: bool) -> Refusal | None:
         """Whether a value in float16 or bfloat16 that `node` computes with could overflow where it did not before."""
         grows = (np.abs(affine.scale) > 1).any() if pulls else (np.abs(affine.scale) < 1).any()
         if self.options.assume_range or not (grows or affine.shift.any()):
             return None
         dtype = self.facts.constants.value_type(value)
-        if dtype is None or (dtype != np.float16 and dtype != BFLOAT16):
+        if dtype is None or dtype not in HALF:
             return None
         at = label(self.facts.nodes[node])
         return Refusal(Code.RANGE_RISK, f"{printable(value)!r}, in {dtype}, would have another range inside {at}", at)
@@ -117,23 +147,9 @@ def pull(facts: GraphFacts, site: Site, source: Source, options: FoldOptions) ->
         if value != start:
             walk.carried.append(value)
         for slot, wanted in step.asks:
-            name = facts.nodes[producer].input[slot]
-            if wanted.is_identity:
-                continue
-            if is_constant(facts, name):
-                made = constant_edit(facts, producer, slot, wanted)
-                if isinstance(made, Refusal):
-                    return made
-                walk.edits.append(made[0])
-                walk.frozen += made[1]
-                continue
-            if step.computes and (risk := walk.range_risk(producer, name, wanted, pulls=True)):
-                return risk
-            if name not in asked:
-                asked[name] = {}
-                heapq.heappush(heap, (_upstream(facts, name), name))
-            use = Use(producer, slot)  # asked before, where another output of the node is asked for too
-            asked[name][use] = wanted.after(asked[name][use]) if use in asked[name] else wanted
+            refusal = walk.ask(asked, heap, Use(producer, slot), wanted, computes=step.computes)
+            if refusal is not None:
+                return refusal
     if walk.only_moves(site):
         return Refusal(Code.PRODUCER_CANNOT_ABSORB, "one Add would only become another")
     return walk.plan("pull", site, source, takes_place=((start, end),))

@@ -29,7 +29,9 @@ def unwanted(facts: GraphFacts, site: Site, source: Source, plan: Plan, options:
         return None if ops else Refusal(Code.OUTSIDE_SOURCES, "it could only be moved into another constant")
     if ops <= CONVOLUTIONS | MATRICES and plan.direction == "pull" and source.scales_maps:
         return None
-    return Refusal(Code.OUTSIDE_SOURCES, f"it would fold into {at}; by default only a chain like a BatchNormalization does")
+    return Refusal(
+        Code.OUTSIDE_SOURCES, f"it would fold into {at}; by default only a chain like a BatchNormalization does"
+    )
 
 
 def part_of_a_pattern(facts: GraphFacts, site: Site, source: Source) -> bool:
@@ -52,5 +54,7 @@ def _ends_in(facts: GraphFacts, value: str, path: tuple[str, ...], last: tuple[s
     values = [value]
     for op in path:
         makers = [facts.producer(name) for name in values]
-        values = [name for node in makers if node is not None and facts.op(node) == op for name in facts.nodes[node].input]
+        values = [
+            name for node in makers if node is not None and facts.op(node) == op for name in facts.nodes[node].input
+        ]
     return any((node := facts.producer(name)) is not None and facts.op(node) in last for name in values)

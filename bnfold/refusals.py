@@ -111,8 +111,7 @@ _TEXT: dict[Code, tuple[str, str]] = {
     ),
     Code.SHIFT_MEETS_PADDING: (
         "the map stands before a padded operator: at the border its shift would be missing",
-        "--partial moves the scale into the weights and leaves one Add; or export with padding as an operator "
-        "before the BatchNormalization",
+        "--partial moves the scale into the weights and leaves one Add",
     ),
     Code.NEGATIVE_SCALE: (
         "a negative scale cannot pass a maximum or a rectifier that lies between",

@@ -17,13 +17,11 @@ from bnfold.graph import GraphFacts
 from bnfold.merge import merge_branches
 from bnfold.nodes import label
 from bnfold.options import FoldOptions
-from bnfold.plan import ends
 from bnfold.refusals import Code, Refusal
 from bnfold.report import ModelFacts, Report, SiteReport
 from bnfold.text import printable
 
 Progress = Callable[[str, int, int], None]
-CONVOLUTIONS = frozenset(["Conv", "ConvTranspose"])
 
 
 def rewrite(
@@ -34,9 +32,7 @@ def rewrite(
     progress: Progress | None = None,
 ) -> Report:
     """Find, plan and apply on the document's proto; the report says what happened to each site."""
-    facts = GraphFacts(
-        document.proto, document.folder, freeze_inputs=options.freeze_inputs, lifted=document.lifted
-    )
+    facts = GraphFacts(document.proto, document.folder, freeze_inputs=options.freeze_inputs, lifted=document.lifted)
     before = _model_facts(document, document.path)
     editor = Editor(facts)
     named = [(site, _names(facts, site)) for site in find_sites(facts, options)]
@@ -44,7 +40,7 @@ def rewrite(
     outcomes = fold_all(facts, editor, wanted, options, progress)
     if options.merge_branches:
         outcomes += merge_branches(facts, editor)
-    sites = [_report(outcome) for outcome in outcomes if _is_listed(facts, outcome, options)]
+    sites = [_report(outcome) for outcome in outcomes if _is_listed(outcome, options)]
     sites += [_hidden_site(node, code) for node, code in batchnorm.hidden_sites(facts)]
     if any(site.outcome == "folded" for site in sites):
         editor.commit()
@@ -86,15 +82,13 @@ def _is_wanted(names: tuple[str, ...], options: FoldOptions) -> bool:
     return chosen and not any(fnmatchcase(name, pattern) for name in names for pattern in options.exclude)
 
 
-def _is_listed(facts: GraphFacts, outcome: Outcome, options: FoldOptions) -> bool:
+def _is_listed(outcome: Outcome, options: FoldOptions) -> bool:
     """Whether a site that stays is worth a line: scalars and odd constants are only beside a convolution."""
     if outcome.kind != "chain" or outcome.plan is not None or options.sources == "all":
         return True
-    if outcome.source is not None:
-        return outcome.source.per_map
-    start, end = ends(facts, outcome.site)
-    around = [facts.producer(start), *(use.node for use in facts.users(end))]
-    return any(node is not None and facts.op(node) in CONVOLUTIONS for node in around)
+    if outcome.source is not None and outcome.source.affine.axes == ():
+        return False
+    return outcome.beside_conv or (outcome.source is not None and outcome.source.per_map)
 
 
 def _report(outcome: Outcome) -> SiteReport:
@@ -111,9 +105,7 @@ def _hidden_site(node: NodeProto, code: Code) -> SiteReport:
     return _left(label(node), printable(next(iter(node.output), "")), None, Refusal(code, code.explanation))
 
 
-def _left(
-    name: str, output: str, producer: str | None, refusal: Refusal, kind: str = batchnorm.OP
-) -> SiteReport:
+def _left(name: str, output: str, producer: str | None, refusal: Refusal, kind: str = batchnorm.OP) -> SiteReport:
     code = refusal.code
     return SiteReport(
         name, output, producer, "left", kind=kind, code=code.value, message=refusal.message, help=code.help

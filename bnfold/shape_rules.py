@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from bnfold.graph import GraphFacts
 from bnfold.nodes import int_attribute, ints_attribute, text_attribute
 from bnfold.parameters import ABSENT, axis_of, floats, ints
-from bnfold.shapes import ONE, Dim, Numbers, Shape, Shapes, product, unknown
+from bnfold.shapes import MOST_NUMBERS, ONE, Dim, Numbers, Shape, Shapes, fixed, product, unknown
 
 ShapeRule = Callable[[GraphFacts, int], Sequence[Shape | None]]
 
@@ -155,7 +155,11 @@ def _reshape(facts: GraphFacts, index: int) -> Sequence[Shape | None]:
     if target is None:
         rank = _in(facts, index, 1)
         count = rank[0].size if rank is not None and len(rank) == 1 else None
-        return [] if count is None or count > 64 else [tuple(_new(facts, index, axis) for axis in range(count))]
+        return (
+            []
+            if count is None or count > MOST_NUMBERS
+            else [tuple(_new(facts, index, axis) for axis in range(count))]
+        )
     copies = not int_attribute(node, "allowzero", 0)
     dims: list[Dim | None] = []
     for axis, size in enumerate(target):
@@ -365,7 +369,9 @@ def resize_scales(facts: GraphFacts, index: int) -> tuple[float, ...] | None:
         targets = None if old or len(node.input) < 4 else facts.shapes.numbers(node.input[3])
         if targets is None or len(targets) != len(places) or None in places:
             return None
-        listed = [1.0 if target == x[place or 0] else float("nan") for place, target in zip(places, targets, strict=True)]
+        listed = [
+            1.0 if target == x[place or 0] else float("nan") for place, target in zip(places, targets, strict=True)
+        ]
     if len(listed) != len(places):
         return None
     for place, scale in zip(places, listed, strict=True):
@@ -392,6 +398,10 @@ def _space_to_depth(facts: GraphFacts, index: int) -> Sequence[Shape | None]:
 def _expand(facts: GraphFacts, index: int) -> Sequence[Shape | None]:
     x, node = _in(facts, index), facts.nodes[index]
     target = facts.shapes.numbers(node.input[1])
+    if target is None:
+        held = _in(facts, index, 1)
+        count = held[0].size if held is not None and len(held) == 1 else None
+        target = (None,) * count if count is not None and count <= MOST_NUMBERS else None
     if x is None or target is None:
         return []
     rank = max(len(x), len(target))
@@ -409,6 +419,18 @@ def _tile(facts: GraphFacts, index: int) -> Sequence[Shape | None]:
     if x is None or repeats is None or repeats is ABSENT or len(repeats) != len(x):
         return []
     return [tuple(dim * Dim(count) for dim, count in zip(x, repeats, strict=True))]
+
+
+def _constant(facts: GraphFacts, index: int) -> Sequence[Shape | None]:
+    found = facts.constants.find(facts.nodes[index].output[0])
+    return [] if found is None else [fixed(found.tensor.shape)]
+
+
+def _constant_of_shape(facts: GraphFacts, index: int) -> Sequence[Shape | None]:
+    target = facts.shapes.numbers(facts.nodes[index].input[0])
+    if target is None:
+        return []
+    return [tuple(dim or _new(facts, index, axis) for axis, dim in enumerate(target))]
 
 
 def _shape(facts: GraphFacts, index: int) -> Sequence[Shape | None]:
@@ -438,7 +460,9 @@ def follow_numbers(facts: GraphFacts, index: int, shapes: Shapes) -> Numbers | N
         return tuple(dim for numbers in values for dim in numbers)
     if op == "Gather":
         where = ints(facts, index, "", 1)
-        inside = where is not None and where is not ABSENT and all(-len(values[0]) <= i < len(values[0]) for i in where)
+        inside = (
+            where is not None and where is not ABSENT and all(-len(values[0]) <= i < len(values[0]) for i in where)
+        )
         return tuple(values[0][i] for i in where) if inside and isinstance(where, tuple) else None
     if op == "Slice":
         cuts = slices(facts, index)
@@ -478,13 +502,17 @@ SHAPES: Mapping[str, ShapeRule] = {
     **dict.fromkeys([f"Reduce{name}" for name in _REDUCE], _reduce),
     **dict.fromkeys(["AveragePool", "LpPool", "MaxPool"], _pool),
     **dict.fromkeys(["GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool"], _global_pool),
+    "CastLike": _same,
     "Concat": _concat,
+    "Constant": _constant,
+    "ConstantOfShape": _constant_of_shape,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "DepthToSpace": _depth_to_space,
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
+    "GatherElements": lambda facts, index: [_in(facts, index, 1)],
     "Gemm": _gemm,
     "MatMul": _matmul,
     "Pad": _pad,

@@ -8,10 +8,12 @@
 as the identity branches of RepVGG, MobileOne, FastViT and RepGhost have it. The tap is the one that reads x at the
 output's own position: per axis stride 1, pad_begin + pad_end = dilation * (kernel - 1), pad_begin a multiple of the
 dilation, tap = pad_begin / dilation; and C_in = C_out. x may have other readers; the outputs of the Conv and of the
-map may not. The sum may run over several Adds and Sums. Source: Ding et al. 2021 (RepVGG), section 3.2.
+map may not. The sum may run over several Add, Sum and Sub; the map takes the sign by which it and the Conv differ.
+Source: Ding et al. 2021 (RepVGG), section 3.2.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +28,7 @@ from bnfold.rules.weights import PlainWeight, finite, multiply, read_bias, read_
 from bnfold.tensors import ExactTensor
 from bnfold.text import printable
 
-SUMS = frozenset(["Add", "Sum"])
+SUMS = frozenset(["Add", "Sub", "Sum"])
 MOST_BRANCHES = 64
 
 
@@ -34,14 +36,17 @@ def sibling(facts: GraphFacts, site: Site, source: Source) -> Plan | Refusal:
     """The plan by which a Conv beside the site takes its map in, or why there is none."""
     start, end = ends(facts, site)
     total = _sum_of(facts, end)
-    if total is None:
+    own = None if total is None else next((sign for value, sign in _branches(facts, total) if value == end), None)
+    if total is None or own is None or _is_minuend(facts, end):
         return Refusal(Code.CONSUMER_CANNOT_ABSORB, f"{printable(end)!r} is not one branch of a sum")
     refusal = Refusal(Code.CONSUMER_CANNOT_ABSORB, f"no Conv of {printable(start)!r} is another branch of the sum")
-    for value in _branches(facts, total, end):
+    for value, sign in _branches(facts, total):
         producer = facts.producer(value)
         if producer is None or facts.op(producer) != "Conv" or facts.nodes[producer].input[0] != start:
             continue
-        edits = _tap_edits(facts, producer, source.affine)
+        affine = source.affine
+        signed = ChannelAffine(sign * own * affine.scale, sign * own * affine.shift, affine.axes)
+        edits = _tap_edits(facts, producer, signed)
         if not isinstance(edits, Refusal):
             return _plan(facts, site, source, producer, edits)
         refusal = edits
@@ -62,20 +67,30 @@ def _sum_of(facts: GraphFacts, value: str) -> int | None:
     return sums[-1] if sums else None
 
 
-def _branches(facts: GraphFacts, total: int, without: str) -> Iterator[str]:
-    """The values that a sum adds up, through the sums inside it, from left to right."""
-    open_ = list(reversed(facts.nodes[total].input))
+def _is_minuend(facts: GraphFacts, value: str) -> bool:
+    """Whether something is subtracted from `value`: without it, that would need a Neg."""
+    return any(facts.op(use.node) == "Sub" and use.slot == 0 for use in facts.users(value))
+
+
+def _branches(facts: GraphFacts, total: int) -> Iterator[tuple[str, int]]:
+    """The values that a sum adds up, through the sums inside it, from left to right, each with its sign."""
+    open_ = [(total, 1)]
+    values: list[tuple[str, int]] = []
     for _ in range(MOST_BRANCHES):
-        if not open_:
+        if open_:
+            node, sign = open_.pop()
+            signs = (sign, -sign) if facts.op(node) == "Sub" else (sign,) * len(facts.nodes[node].input)
+            values += reversed(list(zip(facts.nodes[node].input, signs, strict=False)))
+        if not values:
             return
-        value = open_.pop()
+        value, sign = values.pop()
         producer = facts.producer(value)
-        if value == without or _only_reader(facts, value) is None:
+        if _only_reader(facts, value) is None:
             continue
         if producer is not None and facts.op(producer) in SUMS:
-            open_ += reversed(facts.nodes[producer].input)
+            open_.append((producer, sign))
         else:
-            yield value
+            yield value, sign
 
 
 def _tap_edits(facts: GraphFacts, conv: int, affine: ChannelAffine) -> tuple[Edit, ...] | Refusal:
@@ -96,7 +111,9 @@ def _tap_edits(facts: GraphFacts, conv: int, affine: ChannelAffine) -> tuple[Edi
         return Refusal(Code.CONSUMER_CANNOT_ABSORB, message, at)
     maps = np.arange(shape[0])
     values = np.array(weight.exact())
-    values[(maps, maps % shape[1], *tap)] += along.scale
+    place: Any = (..., *tap)
+    kernels = values[place]  # a view: (O, I/group)
+    kernels[maps, maps % shape[1]] += along.scale
     product = multiply(node, ExactTensor(values, weight.dtype), np.ones([1] * len(shape)), 0)
     if isinstance(product, Refusal):
         return product
@@ -125,7 +142,9 @@ def _tap(facts: GraphFacts, conv: int, kernel: tuple[int, ...]) -> tuple[int, ..
         if mode == "VALID":
             begin = end = 0
         elif mode in ("SAME_UPPER", "SAME_LOWER"):
-            begin, end = (reach // 2, reach - reach // 2) if mode == "SAME_UPPER" else (reach - reach // 2, reach // 2)
+            begin, end = (
+                (reach // 2, reach - reach // 2) if mode == "SAME_UPPER" else (reach - reach // 2, reach // 2)
+            )
         if strides[i] != 1 or begin + end != reach or begin % dilations[i] or begin < 0 or end < 0:
             return None
         taps.append(begin // dilations[i])

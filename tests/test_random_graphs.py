@@ -52,7 +52,7 @@ def test_generator():
     assert set(wanted.split()) <= seen.keys()
 
 
-# The check itself ----------------------------------------------------------------------------------------------------
+# The check itself ---------------------------------------------------------------------------------------------------
 
 
 def pair() -> tuple[ModelProto, ModelProto]:
@@ -114,7 +114,7 @@ def _add(model: ModelProto, name: str, share: float) -> None:
 
 DAMAGE = {
     perturb_bias: "values", perturb_weight: "values", swap_outputs: "interface", free_a_dimension: "interface",
-    reuse_a_name: "values", leave_an_orphan: "orphans", insert_a_node: "costs",
+    reuse_a_name: "names", leave_an_orphan: "orphans", insert_a_node: "costs",
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@
     python tools/fuzz.py --graphs --minutes 30 --output FILE  the table also into a file
 
 Prints how many examples ran, how many sites were planted, found and folded, the refusals by code, and the failures.
-Each failure is saved (--failures DIR) as it was and made small, as <seed>-<example>.onnx and <seed>-<example>-small.onnx.
+Each failure is saved (--failures DIR) as it was and made small: <seed>-<example>.onnx, <seed>-<example>-small.onnx.
 Progress is on stderr. Exit code 1 if anything failed.
 """
 
@@ -156,7 +156,7 @@ def _progress(total: Tally, started: float) -> None:
         print(f"{seconds:6.0f} s {total.examples:8} examples {len(total.failures):5} failures", file=sys.stderr)
 
 
-# Failures ------------------------------------------------------------------------------------------------------------
+# Failures -----------------------------------------------------------------------------------------------------------
 
 
 def _one(seed: int, index: int, folder: Path) -> int:
@@ -204,16 +204,18 @@ def _fails(kind: str, options: dict[str, Any], state: Any, example: Example) -> 
     return False
 
 
-# The table -----------------------------------------------------------------------------------------------------------
+# The table ----------------------------------------------------------------------------------------------------------
 
 
 def _table(total: Tally, arguments: argparse.Namespace, seconds: float) -> str:
     import onnxruntime
 
+    machine = (
+        f"onnx {onnx.__version__}, numpy {np.__version__}, Python {platform.python_version()}, {platform.machine()}"
+    )
     share = total.folded / total.found if total.found else 0.0
     lines = [
-        f"bnfold {bnfold.__version__}, onnx {onnx.__version__}, onnxruntime {onnxruntime.__version__}, "
-        f"numpy {np.__version__}, Python {platform.python_version()}, {platform.machine()}",
+        f"bnfold {bnfold.__version__}, onnxruntime {onnxruntime.__version__}, {machine}",
         f"seed             {arguments.seed}",
         f"seconds          {seconds:.0f}, {arguments.jobs} processes",
         f"examples         {total.examples}, {total.changed} of them with something folded",

@@ -27,8 +27,8 @@ class Source:
     Attributes:
         affine: the map, along the axes of the site's input.
         overridable: the overridable initializers that it was read from.
-        scales_maps: one of its factors is a constant of more than one element.
-        per_map: one of its constants has more than one element.
+        scales_maps: one of its factors has several elements, one for each feature map.
+        per_map: one of its constants has several elements, one for each feature map.
     """
 
     affine: ChannelAffine

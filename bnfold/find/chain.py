@@ -36,8 +36,10 @@ def sites(facts: GraphFacts) -> Iterator[Site]:
         slot = mapped_slot(facts, index)
         if slot is None or _is_bias(facts, index, slot):
             continue
-        if isinstance(link(facts, index, slot), Refusal):
-            yield Site("chain", (index,), slot)
+        first = link(facts, index, slot)
+        if isinstance(first, Refusal):
+            if first.code != Code.UNSUPPORTED_TYPE:  # sums of integers are nobody's feature maps
+                yield Site("chain", (index,), slot)
             continue
         nodes = [index]
         while (following := _next(facts, nodes[-1])) is not None and following not in taken:
@@ -123,7 +125,7 @@ def link(facts: GraphFacts, index: int, slot: int) -> Source | Refusal:
             scale, shift = (ones, -values) if slot == 0 else (-ones, values)
         else:
             scale, shift = ones, values
-    many = values.size > 1
+    many = len(axes) == 1 and values.size > 1
     affine = ChannelAffine(scale, shift, axes)
     return Source(affine, found.overridable, scales_maps=many and op in ("Mul", "Div"), per_map=many)
 
@@ -148,7 +150,9 @@ def _placed(
     for axis, place in zip(axes, wide, strict=True):
         size = mapped[axis].size if axis < len(mapped) else None
         if size is None:
-            return Refusal(Code.UNKNOWN_SHAPE, f"axis {axis} of what {at} maps is not known; {shown!r} may enlarge it")
+            return Refusal(
+                Code.UNKNOWN_SHAPE, f"axis {axis} of what {at} maps is not known; {shown!r} may enlarge it"
+            )
         if size != shape[place]:
             return Refusal(Code.NOT_PER_MAP, f"{shown!r}, of shape {shape}, enlarges axis {axis} of what {at} maps")
     if len(wide) > 1 and (0 in axes or prod(shape) > MOST_ELEMENTS):

@@ -78,7 +78,9 @@ def push_sum(facts: GraphFacts, index: int, changes: Mapping[int, ChannelAffine]
             return raised
         short = raised.scaling().reduced()
         if scale is not None and (short.axes != scale.axes or not np.array_equal(short.scale, scale.scale)):
-            message = f"the branches of {label(node)} do not come with the same scale: {_others(facts, index, changes)}"
+            message = (
+                f"the branches of {label(node)} do not come with the same scale: {_others(facts, index, changes)}"
+            )
             return Refusal(Code.CONSUMER_CANNOT_ABSORB, message, label(node))
         scale = short
         moved = ChannelAffine(np.ones_like(raised.scale), signs[slot] * raised.shift, raised.axes)
@@ -90,7 +92,9 @@ def push_sum(facts: GraphFacts, index: int, changes: Mapping[int, ChannelAffine]
     constant = next((slot for slot, name in enumerate(node.input) if is_constant(facts, name)), None)
     if constant is None:
         return Step(asks=((0, total),), computes=True)
-    made = constant_edit(facts, index, constant, ChannelAffine(total.scale, total.shift * signs[constant], total.axes))
+    made = constant_edit(
+        facts, index, constant, ChannelAffine(total.scale, total.shift * signs[constant], total.axes)
+    )
     return made if isinstance(made, Refusal) else Step((made[0],), computes=True, frozen=made[1])
 
 
@@ -181,5 +185,3 @@ def _others(facts: GraphFacts, index: int, changes: Mapping[int, ChannelAffine])
 def _legacy(facts: GraphFacts, index: int, code: Code) -> Refusal:
     at = label(facts.nodes[index])
     return Refusal(code, f"{at} is of an opset below 7, where broadcasting was another, or lacks an operand", at)
-
-

@@ -24,7 +24,9 @@ def onto(facts: GraphFacts, index: int, slot: int, affine: ChannelAffine) -> Cha
     whole, shape = facts.shapes.rank(node.output[0]), facts.shapes.of(node.input[slot])
     shown = printable(node.input[slot])
     if whole is None or shape is None:
-        return Refusal(Code.UNKNOWN_SHAPE, f"the shape of {shown!r}, read by {label(node)}, is not known", label(node))
+        return Refusal(
+            Code.UNKNOWN_SHAPE, f"the shape of {shown!r}, read by {label(node)}, is not known", label(node)
+        )
     places: dict[int, int] = {}
     for axis, size in affine.sizes().items():
         place = axis - whole + len(shape)

@@ -23,6 +23,7 @@ import numpy as np
 from onnx import NodeProto
 
 from bnfold.affine import ChannelAffine, Float64Array
+from bnfold.edits import Edit
 from bnfold.graph import GraphFacts
 from bnfold.nodes import int_attribute, label, text_attribute
 from bnfold.refusals import Code, Refusal
@@ -50,7 +51,7 @@ def pull(facts: GraphFacts, index: int, affine: ChannelAffine, _output: int) -> 
 
 
 def absorbed(
-    node: NodeProto, index: int, along: ChannelAffine, edits: tuple, weight: Weight, bias: Weight | None
+    node: NodeProto, index: int, along: ChannelAffine, edits: tuple[Edit, ...], weight: Weight, bias: Weight | None
 ) -> Step | Refusal:
     """The step of an absorber with its bias (O,) at input 2, whose weight `edits` has scaled already."""
     if bias is not None and along.only_scales:
@@ -85,9 +86,10 @@ def push(facts: GraphFacts, index: int, changes: Mapping[int, ChannelAffine]) ->
     edits = weight.times(_spread(along.scale, weight.shape, group), 1)
     if isinstance(edits, Refusal):
         return edits
-    more: tuple | Refusal = ()
+    more: tuple[Edit, ...] | Refusal = ()
     if along.shift.any():
-        reach = (weight.exact() * _spread(along.shift, weight.shape, group)).sum(axis=tuple(range(1, len(weight.shape))))
+        reached = weight.exact() * _spread(along.shift, weight.shape, group)
+        reach = reached.sum(axis=tuple(range(1, len(weight.shape))))
         more = set_bias(node, index, 2, old=bias, new=reach + (0 if bias is None else bias.exact()), weight=weight)
     if isinstance(more, Refusal):
         return more
@@ -96,7 +98,7 @@ def push(facts: GraphFacts, index: int, changes: Mapping[int, ChannelAffine]) ->
 
 
 def _spread(values: Float64Array, shape: tuple[int, ...], group: int) -> Float64Array:
-    """Values per input channel, laid out against W: (1, I, 1, ...), or (O, I/group, 1, ...) where there are groups."""
+    """Values per input channel, laid out against W: (1, I, 1, ...), or (O, I/group, 1, ...) with groups."""
     ones = [1] * (len(shape) - 2)
     if group == 1:
         return values.reshape(1, -1, *ones)

@@ -15,6 +15,7 @@ import numpy as np
 from onnx import NodeProto
 
 from bnfold.affine import ChannelAffine, Float64Array
+from bnfold.edits import Edit
 from bnfold.graph import GraphFacts
 from bnfold.nodes import int_attribute, ints_attribute, label, text_attribute
 from bnfold.refusals import Code, Refusal
@@ -52,12 +53,14 @@ def push(facts: GraphFacts, index: int, changes: Mapping[int, ChannelAffine]) ->
     if along is None:
         return misfit(node, weight, changes[0], weight.shape[0])
     if along.shift.any() and not _is_uniform(node, weight.shape[2:]):
-        message = f"{label(node)} reaches its output positions by different taps, so the shift is not the same for all"
+        message = (
+            f"{label(node)} reaches its output positions by different taps, so the shift is not the same for all"
+        )
         return Refusal(Code.SHIFT_MEETS_PADDING, message, label(node))
     edits = weight.times(along.scale.reshape(-1, *[1] * (len(weight.shape) - 1)), 0)
     if isinstance(edits, Refusal):
         return edits
-    more: tuple | Refusal = ()
+    more: tuple[Edit, ...] | Refusal = ()
     if along.shift.any():
         new = _reach(weight, along.shift, group) + (0 if bias is None else bias.exact())
         more = set_bias(node, index, 2, old=bias, new=new, weight=weight)

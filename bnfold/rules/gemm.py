@@ -95,7 +95,8 @@ def _new_c(
     beta = float_attribute(node, "beta", 1.0)
     plain: tuple[Edit, ...] = () if beta == 1 else (SetAttribute(index, "beta", 1.0),)
     if old is None:
-        new, frozen = shift, ()
+        new: Float64Array = shift
+        frozen: tuple[str, ...] = ()
         if not shift.any():
             return (), ()
     else:

@@ -9,7 +9,9 @@ padded with a constant v becomes s v + t by the map, so
     pull:  v' = s v + t        which must be one number for all maps
     push:  s v' + t = v        for all maps; v' has to be a number of v's type for which that is so
 
-With v = 0, scale passes as it is. So does any map that keeps v, such as s > 0 with v = -inf before a MaxPool.
+An axis of the map that is padded itself has new maps of nothing but v: on the way up they have to keep it, on the
+way down nothing happens to them. With v = 0, scale passes as it is. So does any map that keeps v, such as s > 0 with
+v = -inf before a MaxPool.
 Source: ONNX Pad-1, -2, -11, -13, -18, -19, -21; v is an attribute before 11, an input from then on.
 """
 
@@ -17,7 +19,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bnfold.affine import ChannelAffine, Float64Array
+from bnfold.affine import IDENTITY, ChannelAffine, Float64Array
 from bnfold.edits import Edit, SetAttribute, SetConstant
 from bnfold.graph import GraphFacts
 from bnfold.nodes import float_attribute, label, text_attribute
@@ -45,11 +47,12 @@ def push(facts: GraphFacts, index: int, changes: Mapping[int, ChannelAffine]) ->
 
 
 def _passed(facts: GraphFacts, index: int, affine: ChannelAffine, *, pulls: bool) -> Step | Refusal:
-    at, pads = label(facts.nodes[index]), padded(facts, index)
+    pads = padded(facts, index)
     if affine.axes and pads is None:
         return unknown(facts, index, "how much of each axis is padded")
-    if pads is not None and any(any(pads.get(axis, ())) for axis in affine.axes):
-        return Refusal(Code.NOT_PER_MAP, f"{at} pads an axis along which the map is not the same", at)
+    grown = [axis for axis in affine.axes if pads is not None and any(pads.get(axis, ()))]
+    if pads is not None and grown:
+        return _more_maps(facts, index, affine, pads, pulls=pulls)
     slots = [1, 3] if pads is not None else []
     edits: tuple[Edit, ...] = ()
     adds = pads is None or any(amount > 0 for both in pads.values() for amount in both)
@@ -60,6 +63,35 @@ def _passed(facts: GraphFacts, index: int, affine: ChannelAffine, *, pulls: bool
         edits = change
         slots.append(2)
     return Step(edits=edits, asks=carried(affine, pulls=pulls).asks, frozen=overridable_at(facts, index, slots))
+
+
+def _more_maps(
+    facts: GraphFacts, index: int, affine: ChannelAffine, pads: Mapping[int, tuple[int, int]], *, pulls: bool
+) -> Step | Refusal:
+    """For a map along one axis that is padded with a constant: the maps inside, and those that are added."""
+    node, at = facts.nodes[index], label(facts.nodes[index])
+    axis = affine.axes[0]
+    begin, end = pads[axis]
+    if len(affine.axes) > 1 or begin < 0 or end < 0 or text_attribute(node, "mode", "constant") != "constant":
+        return Refusal(Code.NOT_PER_MAP, f"{at} pads an axis along which the map is not the same", at)
+    held = _held(facts, index)
+    if isinstance(held, Refusal):
+        return held
+    inside = np.arange(begin, affine.maps - end if pulls else affine.maps + begin)
+    if pulls and affine.maps < begin + end:
+        return Refusal(Code.SHAPE_MISMATCH, f"{at} adds more maps than there are", at)
+    elsewhere = any(amount > 0 for other, both in pads.items() if other != axis for amount in both)
+    keeps = _mapped(affine, held[0]) == held[0]
+    padded_only = np.ones(affine.maps, bool)
+    padded_only[inside if pulls else slice(None)] = elsewhere
+    if not keeps[padded_only].all():
+        message = f"{at} pads with {held[0]:g}, which the map would change"
+        return Refusal(Code.SHIFT_MEETS_PADDING, message, at)
+    if pulls:
+        asked = affine.take(axis, inside)
+    else:
+        asked = ChannelAffine.join([IDENTITY, affine, IDENTITY], axis, [begin, affine.maps, end])
+    return Step(asks=carried(asked, pulls=pulls).asks, frozen=overridable_at(facts, index, [1, 2, 3]))
 
 
 def overridable_at(facts: GraphFacts, index: int, slots: Sequence[int]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ zero point. No quantised weight is turned into a float one. Source: ONNX Dequant
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import NodeProto
 
 from bnfold.affine import Float64Array
@@ -23,8 +24,8 @@ from bnfold.graph import GraphFacts
 from bnfold.nodes import int_attribute, label
 from bnfold.reading import read_constant
 from bnfold.refusals import Code, Refusal
-from bnfold.rounding import Array
-from bnfold.rules.weights import finite, multiply
+from bnfold.rounding import smallest_normal
+from bnfold.rules.weights import finite
 from bnfold.tensors import ArrayTensor
 
 INTEGERS = frozenset(map(np.dtype, [np.int8, np.uint8, np.int16, np.uint16, np.int32]))
@@ -68,23 +69,23 @@ class QuantizedWeight:
         zero = self.zero.overridable if self.zero is not None else ()
         return (*self.integers.overridable, *self.scale.overridable, *zero)
 
-    def _spread(self, values: Array) -> Array:
-        """One number for each index of the axis, or one for all, against the weight."""
+    def _against(self) -> list[int]:
+        """The shape that one number for each index of the axis, or one for all, has against the weight."""
         shape = [1] * len(self.shape)
         if self.axis is not None:
             shape[self.axis] = -1
-        return values.reshape(shape)
+        return shape
 
-    def _zero(self) -> Array:
-        """The zero point, int64, against the weight."""
-        if self.zero is None:
-            return np.zeros([1] * len(self.shape), np.int64)
-        return self._spread(self.zero.tensor.array().astype(np.int64))
+    def _centred(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """q - zero, and zero against the weight."""
+        zero = np.zeros([1] * len(self.shape), np.int64)
+        if self.zero is not None:
+            zero = self.zero.tensor.array().astype(np.int64).reshape(self._against())
+        return self.integers.tensor.array().astype(np.int64) - zero, zero
 
     def exact(self) -> Float64Array:
         """(q - zero) * scale."""
-        real: Float64Array = (self.integers.tensor.array().astype(np.int64) - self._zero()).astype(np.float64)
-        return real * self._spread(self.scale.tensor.exact())
+        return self._centred()[0].astype(np.float64) * self.scale.tensor.exact().reshape(self._against())
 
     def times(self, factor: Float64Array, axis: int) -> tuple[Edit, ...] | Refusal:
         """Multiply the scale; see above for signs and zeros."""
@@ -96,7 +97,9 @@ class QuantizedWeight:
         if len(spans) > 1 or (self.axis is not None and along != self.axis) or (spans and not self.may_vary):
             message = f"{label(self.node)} has its scale along axis {self.axis}, the factor varies along {spans}"
             return Refusal(Code.QUANTIZED_WEIGHT, message, label(self.node))
-        flat = factor.ravel()[:1] if not spans else np.moveaxis(factor, along, 0).reshape(factor.shape[along], -1)[:, 0]
+        flat = factor.ravel()[:1]
+        if spans:
+            flat = np.moveaxis(factor, spans[0], 0).reshape(factor.shape[spans[0]], -1)[:, 0]
         scale = self._scaled(flat, along)
         if isinstance(scale, Refusal):
             return scale
@@ -107,24 +110,15 @@ class QuantizedWeight:
 
     def _scaled(self, flat: Float64Array, along: int | None) -> tuple[Edit, ...] | Refusal:
         """The edits of scale, zero point and axis."""
-        old = self.scale.tensor
+        old = self.scale.tensor.exact()
         magnitude = np.where(flat == 0, 1.0, np.abs(flat))
-        if flat.size == 1 and self.axis is None:
-            shape: tuple[int, ...] = old.shape
-            magnitude = magnitude.reshape(shape)
-        elif self.axis is None:
-            shape = flat.shape
-        else:
-            shape = old.shape
-        if shape == old.shape:
-            product = multiply(self.node, old, np.broadcast_to(magnitude, shape), 0) if shape else None
-            product = finite(self.node, old.exact(), old.exact() * magnitude, self.dtype) if product is None else product
-        else:
-            product = finite(self.node, old.exact(), old.exact().reshape(-1) * magnitude, self.dtype)
+        shape = flat.shape if flat.size > 1 and self.axis is None else old.shape
+        new = np.broadcast_to(old.reshape(-1) * magnitude, shape or (1,)).reshape(shape)
+        product = finite(self.node, old, new, self.dtype)
         if isinstance(product, Refusal):
             return product
-        if (product.array() == 0).any():
-            message = f"the scale of {label(self.node)} would sink to zero"
+        if product.array().min(initial=np.inf) < min(smallest_normal(self.dtype), old.min(initial=np.inf)):
+            message = f"the scale of {label(self.node)} would sink below the normal range of {self.dtype}"
             return Refusal(Code.UNDERFLOW, message, label(self.node))
         edits: list[Edit] = [SetConstant(self.index, 1, product, "")]
         if shape != old.shape:
@@ -138,18 +132,18 @@ class QuantizedWeight:
         """The edit of the integers, where a factor is negative or zero."""
         if (flat > 0).all():
             return ()
-        old = self.integers.tensor.array()
-        sign = np.sign(flat).astype(np.int64)
-        against = [1] * old.ndim
+        centred, zero = self._centred()
+        against = [1] * centred.ndim
         if along is not None and flat.size > 1:
             against[along] = -1
-        zero = self._zero()
-        new = zero + (old.astype(np.int64) - zero) * sign.reshape(against)
-        limits = np.iinfo(old.dtype)
-        if new.min(initial=0) < limits.min or new.max(initial=0) > limits.max:
-            message = f"a negative factor would take integers of {label(self.node)} out of the range of {old.dtype}"
+        new = zero + centred * np.sign(flat).astype(np.int64).reshape(against)
+        dtype = self.integers.tensor.dtype
+        assert dtype is not None
+        fitted = new.astype(dtype)
+        if (fitted != new).any():
+            message = f"a negative factor would take integers of {label(self.node)} out of the range of {dtype}"
             return Refusal(Code.QUANTIZED_WEIGHT, message, label(self.node))
-        return (SetConstant(self.index, 0, ArrayTensor(new.astype(old.dtype)), ""),)
+        return (SetConstant(self.index, 0, ArrayTensor(fitted), ""),)
 
 
 def read_quantized(facts: GraphFacts, index: int, reader: NodeProto) -> QuantizedWeight | Refusal:
@@ -161,7 +155,9 @@ def read_quantized(facts: GraphFacts, index: int, reader: NodeProto) -> Quantize
     found = [facts.constants.find(name) if name else None for name in node.input]
     integers = found[0] if found else None
     if len(found) < 2 or integers is None or integers.tensor.dtype not in INTEGERS:
-        return Refusal(Code.QUANTIZED_WEIGHT, f"the integers of {at} are not constant, or of a type not known here", at)
+        return Refusal(
+            Code.QUANTIZED_WEIGHT, f"the integers of {at} are not constant, or of a type not known here", at
+        )
     scale = read_constant(facts, node.input[1], "the scale", node, Code.WEIGHTS_NOT_CONSTANT)
     if isinstance(scale, Refusal):
         return scale
@@ -184,7 +180,9 @@ def _checked(
     blocked = int_attribute(node, "block_size", 0) or len(held) > 1
     odd = zero is not None and zero.tensor.shape != held
     if blocked or odd or scale.tensor.exact().min(initial=1) <= 0:
-        return Refusal(Code.QUANTIZED_WEIGHT, f"the scale of {at} is by blocks, not positive, or fits no zero point", at)
+        return Refusal(
+            Code.QUANTIZED_WEIGHT, f"the scale of {at} is by blocks, not positive, or fits no zero point", at
+        )
     axis: int | None = None
     if held and held[0] != 1:
         axis = int_attribute(node, "axis", 1) % max(rank, 1)

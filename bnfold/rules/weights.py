@@ -100,7 +100,9 @@ def read_weight(facts: GraphFacts, index: int, slot: int) -> Weight | Refusal:
     if isinstance(constant, Refusal):
         return replace(constant, node=constant.node or label(node))
     if bytes_of(constant.tensor) > constant.stored:
-        message = f"nodes generate the weight of {label(node)}; stored, it would take {size(bytes_of(constant.tensor))}"
+        message = (
+            f"nodes generate the weight of {label(node)}; stored, it would take {size(bytes_of(constant.tensor))}"
+        )
         return Refusal(Code.WOULD_GROW, message, label(node))
     return PlainWeight(node, index, slot, constant)
 

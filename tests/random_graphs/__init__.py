@@ -1,6 +1,6 @@
 """Random valid ONNX graphs made of every source, carrier and absorber, and what must hold when they are folded."""
 
-from tests.random_graphs.check import Outcome, check, random_options
+from tests.random_graphs.examine import Outcome, check, random_options
 from tests.random_graphs.generate import GeneratedModel, random_model
 from tests.random_graphs.judge import Wrong
 

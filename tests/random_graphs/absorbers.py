@@ -36,7 +36,7 @@ def single_axis(b: Builder, value: Value) -> Value:
     return b.one("Reshape", [value, b.const(np.array(target, np.int64))], (first,))
 
 
-# Weights -------------------------------------------------------------------------------------------------------------
+# Weights ------------------------------------------------------------------------------------------------------------
 
 
 def weight(b: Builder, numbers: Array, channel: int) -> str:
@@ -82,7 +82,7 @@ def bias(b: Builder, maps: int) -> list[str]:
     return [""] if form < 0.55 else [b.const(b.normal((maps,)), "b")]
 
 
-# Convolutions --------------------------------------------------------------------------------------------------------
+# Convolutions -------------------------------------------------------------------------------------------------------
 
 
 def conv(b: Builder, value: Value, *, padded: bool = True) -> Value:
@@ -163,10 +163,10 @@ def _small(value: Value) -> Value:
     return value
 
 
-# Matrices ------------------------------------------------------------------------------------------------------------
+# Matrices -----------------------------------------------------------------------------------------------------------
 
 
-def gemm(b: Builder, value: Value, *, padded: bool = True) -> Value:  # noqa: ARG001 - matrices have no padding
+def gemm(b: Builder, value: Value, *, padded: bool = True) -> Value:
     """A Gemm with any attributes and any C."""
     need(value.rank == 2)
     transposed = b.chance(0.2) and len(value.axes) == 1
@@ -191,7 +191,7 @@ def _gemm_c(b: Builder, rows: int, columns: int) -> list[str]:
     return [b.const(b.normal(b.pick(shapes)), "c")]
 
 
-def matmul_right(b: Builder, value: Value, *, padded: bool = True) -> Value:  # noqa: ARG001
+def matmul_right(b: Builder, value: Value, *, padded: bool = True) -> Value:
     """Constant on the right, on the last axis; from (N, C, ...) by way of a Transpose. With an Add, or without."""
     need(value.rank >= 2)
     last = value.rank - 1
@@ -209,7 +209,7 @@ def matmul_right(b: Builder, value: Value, *, padded: bool = True) -> Value:  # 
     return made
 
 
-def matmul_left(b: Builder, value: Value, *, padded: bool = True) -> Value:  # noqa: ARG001
+def matmul_left(b: Builder, value: Value, *, padded: bool = True) -> Value:
     """Constant on the left: the rows, axis -2."""
     need(value.rank in (2, 3), value.axes == (value.rank - 2,))
     inner, out = value.shape[-2], b.maps(MOST_MAPS)

@@ -1,5 +1,7 @@
 """Where paths part and meet: Concat, Add, Split, forks into several absorbers, RepVGG's siblings, residuals."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from tests.random_graphs.absorbers import absorber, bias, weight
@@ -126,7 +128,7 @@ def split(b: Builder, value: Value, sizes: list[int], axis: int) -> list[Value]:
     """Split in the form of the opset, or a Slice for each piece."""
     if b.opset >= 10 and b.chance(0.3):
         starts = [0, *np.cumsum(sizes).tolist()]
-        places = zip(starts[:-1], starts[1:], strict=True)
+        places = pairwise(starts)
         bounds = [[b.const(np.array([n], np.int64)) for n in (start, end, axis)] for start, end in places]
         return [b.one("Slice", [value, *names]) for names in bounds]
     if b.opset < 13:
@@ -191,5 +193,3 @@ def _pointwise(b: Builder, value: Value, group: int) -> Value:
         b.planted += 1
         return batchnorm(b, side, Mood())
     return side
-
-

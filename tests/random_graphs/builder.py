@@ -9,13 +9,23 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, defs, helper, numpy_helper, shape_inference
+from onnx import (
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    TypeProto,
+    ValueInfoProto,
+    defs,
+    helper,
+    numpy_helper,
+    shape_inference,
+)
 
 Array = np.ndarray[Any, Any]
 IR_VERSIONS = {19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13}  # 8 for all before
 
 
-class Impossible(Exception):  # noqa: N818 - no error: the generator tries something else
+class Impossible(Exception):
     """This operator does not fit behind this value, or does not exist in this opset."""
 
 
@@ -69,7 +79,7 @@ class Builder:
         self._imports = [helper.make_opsetid("", opset)]
         self._count = 0
 
-    # Chance ------------------------------------------------------------------------------------------------------
+    # Chance ---------------------------------------------------------------------------------------------------------
 
     def chance(self, probability: float) -> bool:
         """True with this probability."""
@@ -98,7 +108,7 @@ class Builder:
         """A number of feature maps; often 4 or 8, which many operators can split."""
         return int(self.pick([4, 8])) if most >= 8 and self.chance(0.4) else self.whole(1, most)
 
-    # Names, constants, nodes -------------------------------------------------------------------------------------
+    # Names, constants, nodes ----------------------------------------------------------------------------------------
 
     def name(self, stem: str) -> str:
         """A name that is not taken."""
@@ -147,7 +157,12 @@ class Builder:
         return self.node("Identity", [self.const(values, stem)])[0].name
 
     def node(
-        self, op: str, inputs: Sequence["Value | str"], outputs: int = 1, along: Sequence[int] = (1,), **attributes: Any
+        self,
+        op: str,
+        inputs: Sequence["Value | str"],
+        outputs: int = 1,
+        along: Sequence[int] = (1,),
+        **attributes: Any,
     ) -> list[Value]:
         """A new node and its outputs; their feature maps lie on the axes `along`."""
         names = [entry.name if isinstance(entry, Value) else entry for entry in inputs]
@@ -193,7 +208,7 @@ class Builder:
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         self._types[name] = helper.make_tensor_type_proto(kind, list(shape))
 
-    # Numbers -----------------------------------------------------------------------------------------------------
+    # Numbers --------------------------------------------------------------------------------------------------------
 
     def normal(self, shape: Sequence[int], fan_in: int = 1) -> Array:
         """Normal numbers that keep the scale of what they are multiplied with."""
@@ -204,7 +219,7 @@ class Builder:
         numbers = self.rng.uniform(0.5, 2, tuple(shape))
         return numbers if positive else numbers * self.rng.choice([-1, 1], tuple(shape), p=[0.3, 0.7])
 
-    # The model ---------------------------------------------------------------------------------------------------
+    # The model ------------------------------------------------------------------------------------------------------
 
     def model(self) -> ModelProto:
         """The graph as a model; every dimension as a number."""

@@ -45,7 +45,7 @@ def with_axes(b: Builder, op: str, value: Value, axes: list[int], since: int, re
     return b.one(op, [value], result, axes=axes)
 
 
-# Any map -------------------------------------------------------------------------------------------------------------
+# Any map ------------------------------------------------------------------------------------------------------------
 
 
 def identity(b: Builder, value: Value) -> Value:

@@ -66,7 +66,7 @@ def _close(b: Builder, value: Value) -> None:
     b.outputs = list(dict.fromkeys([*names, *b.outputs, *([value.name] if value.name in made else [])]))
 
 
-# Motifs --------------------------------------------------------------------------------------------------------------
+# Motifs -------------------------------------------------------------------------------------------------------------
 
 
 def pull(b: Builder, value: Value, mood: Mood) -> Value:
@@ -117,7 +117,7 @@ MOTIFS: tuple[Motif, ...] = (
 )  # fmt: skip
 
 
-# Free dimensions -----------------------------------------------------------------------------------------------------
+# Free dimensions ----------------------------------------------------------------------------------------------------
 
 
 def _declare(b: Builder) -> ModelProto:

@@ -63,7 +63,7 @@ def mirror_pad(b: Builder, value: Value) -> Value:
     return _pad(b, value, mode, None)
 
 
-# Maps with s >= 0, maps with t = 0 -----------------------------------------------------------------------------------
+# Maps with s >= 0, maps with t = 0 ----------------------------------------------------------------------------------
 
 
 def max_pool(b: Builder, value: Value) -> Value:
@@ -115,7 +115,8 @@ def _pool(b: Builder, value: Value, op: str, *, pads: bool, counted: bool = Fals
     if counted:
         attributes["count_include_pad"] = 1
     if b.opset >= 10 and op == "MaxPool" and b.chance(0.15):
-        attributes["dilations"] = [2 if k > 1 and (k - 1) * 2 < s else 1 for k, s in zip(kernel, value.spatial, strict=True)]
+        room = zip(kernel, value.spatial, strict=True)
+        attributes["dilations"] = [2 if k > 1 and (k - 1) * 2 < size else 1 for k, size in room]
     return b.one(op, [value], **attributes)
 
 

@@ -16,10 +16,16 @@ def reduced(proto: ModelProto, sizes: Mapping[str, tuple[int, ...]], fails: Call
     """The smallest example found for which `fails` still holds."""
     best: Example = (proto, dict(sizes))
     while True:
-        smaller = next((e for e in _smaller(*best) if e[0].graph.node and fails(e)), None)
+        size = _size(best[0])
+        smaller = next((e for e in _smaller(*best) if 0 < _size(e[0]) < size and fails(e)), None)
         if smaller is None:
             return best
         best = smaller
+
+
+def _size(proto: ModelProto) -> int:
+    """Nodes and outputs; 0 where no node is left."""
+    return len(proto.graph.node) and len(proto.graph.node) + len(proto.graph.output)
 
 
 def _smaller(proto: ModelProto, sizes: Sizes) -> Iterator[Example]:
@@ -98,7 +104,7 @@ def _pruned(copy: ModelProto) -> ModelProto:
     tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
     inputs = [value for value in graph.input if value.name in needed]
     for field, kept in ((graph.node, nodes), (graph.initializer, tensors), (graph.input, inputs)):
-        kept = [type(entry).FromString(entry.SerializeToString()) for entry in kept]
+        copies = [type(entry).FromString(entry.SerializeToString()) for entry in kept]
         del field[:]
-        field.extend(kept)
+        field.extend(copies)
     return copy

@@ -10,7 +10,7 @@ from onnx import ModelProto, ValueInfoProto, helper, numpy_helper
 Values = dict[str, np.ndarray[Any, Any]]
 
 
-class CannotRun(Exception):  # noqa: N818 - the example is skipped, nothing is wrong
+class CannotRun(Exception):
     """onnxruntime has no kernel for this model, or refuses it."""
 
 
@@ -32,14 +32,14 @@ class Exposed:
             self._session = ort.InferenceSession(
                 copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no base class
             raise CannotRun(str(error).splitlines()[0]) from None
 
     def run(self, feeds: Mapping[str, Any]) -> Values:
         """Every value by its name."""
         try:
             found = self._session.run(self.names, dict(feeds))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no base class
             raise CannotRun(str(error).splitlines()[0]) from None
         return {**self.constants, **dict(zip(self.names, found, strict=True))}
 

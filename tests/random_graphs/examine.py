@@ -66,7 +66,7 @@ def check(
 def _fold(proto: ModelProto, options: Mapping[str, Any]) -> Any:
     try:
         return bnfold.fold(proto, verify=False, **options)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is a failure of the example
+    except Exception as error:
         raise Wrong(f"crash {type(error).__name__}", str(error)) from error
 
 
