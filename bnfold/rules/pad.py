@@ -23,12 +23,12 @@ from bnfold.affine import IDENTITY, ChannelAffine, Float64Array
 from bnfold.edits import Edit, SetAttribute, SetConstant
 from bnfold.graph import GraphFacts
 from bnfold.nodes import float_attribute, label, text_attribute
+from bnfold.parameters import padded
 from bnfold.reading import read_constant
 from bnfold.refusals import Code, Refusal
 from bnfold.rounding import FLOAT_TYPES, round_once
 from bnfold.rules import Step
 from bnfold.rules.transpose import carried, changed_data, unknown
-from bnfold.shape_rules import padded
 from bnfold.tensors import ExactTensor
 
 FLOAT32 = np.dtype(np.float32)

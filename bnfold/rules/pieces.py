@@ -17,11 +17,10 @@ import numpy as np
 
 from bnfold.affine import IDENTITY, ChannelAffine, IntArray
 from bnfold.graph import GraphFacts
-from bnfold.parameters import ABSENT, ints
+from bnfold.parameters import ABSENT, ints, slices, split_lengths
 from bnfold.refusals import Refusal
 from bnfold.rules import Step
 from bnfold.rules import transpose as moves
-from bnfold.shape_rules import slices, split_lengths
 
 
 def pull_split(facts: GraphFacts, index: int, affine: ChannelAffine, output: int) -> Step | Refusal:

@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from bnfold.affine import ChannelAffine
 from bnfold.graph import GraphFacts
 from bnfold.nodes import int_attribute, label
+from bnfold.parameters import reduced_axes
 from bnfold.refusals import Code, Refusal
 from bnfold.rules import Step
 from bnfold.rules.transpose import carried, changed_data, frozen_parameters, mismatch, unknown
-from bnfold.shape_rules import reduced_axes
 
 
 def pull(facts: GraphFacts, index: int, affine: ChannelAffine, output: int) -> Step | Refusal:

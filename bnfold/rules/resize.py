@@ -16,12 +16,11 @@ from collections.abc import Mapping
 from bnfold.affine import ChannelAffine
 from bnfold.graph import GraphFacts
 from bnfold.nodes import float_attribute, ints_attribute, label, text_attribute
-from bnfold.parameters import axis_of
+from bnfold.parameters import axis_of, resize_scales
 from bnfold.refusals import Code, Refusal
 from bnfold.rules import Step
 from bnfold.rules.pad import overridable_at
 from bnfold.rules.transpose import carried, changed_data, mismatch, unknown
-from bnfold.shape_rules import resize_scales
 
 INTERPOLATING = ("linear", "cubic", "bilinear")  # bilinear: Upsample-1
 

@@ -5,7 +5,7 @@ that are the same product are the same size in every run, whatever `batch` is. T
 know in order to follow a feature map through a Reshape with 0, -1 or a computed target.
 
 Everything is derived from the graph's inputs and constants, once, when the first question is asked; what a file
-declares in value_info is used only where nothing follows for an operator (see `shape_rules`).
+declares in value_info is used only where nothing follows for an operator (see `shapes.rules`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -118,7 +118,8 @@ class Shapes:
             return None
 
     def _derive(self) -> None:
-        from bnfold.shape_rules import SHAPES, follow_numbers
+        from bnfold.shapes.numbers import follow_numbers
+        from bnfold.shapes.rules import SHAPES
 
         facts = self._facts
         graph = facts.graph
