@@ -10,16 +10,18 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from bnfold.edits import Editor, Plan
+from bnfold.editor import Editor
+from bnfold.edits import Plan
 from bnfold.find import Site, Source, batchnorm, chain
 from bnfold.graph import GraphFacts
 from bnfold.nodes import label
 from bnfold.options import FoldOptions
-from bnfold.partial import partial
 from bnfold.plan import pull, push
+from bnfold.plan.partial import partial
+from bnfold.plan.residual import residual
+from bnfold.plan.siblings import sibling
 from bnfold.policy import unwanted
 from bnfold.refusals import Code, Refusal
-from bnfold.siblings import sibling
 from bnfold.text import printable
 
 Progress = Callable[[str, int, int], None]
@@ -128,6 +130,8 @@ class _Fixpoint:
         answer = self._wanted(outcome, pull(self.facts, site, found, self.options))
         if isinstance(answer, Refusal):
             beside = self._wanted(outcome, sibling(self.facts, site, found))
+            if isinstance(beside, Refusal):
+                beside = self._wanted(outcome, residual(self.facts, site, found, self.options))
             answer = answer if isinstance(beside, Refusal) else beside
         self._settle(outcome, answer)
 

@@ -11,7 +11,8 @@ and the same room behind. Exact: real numbers are added, and rounded once. Sourc
 import numpy as np
 
 from bnfold.affine import Float64Array
-from bnfold.edits import Edit, Editor, Plan, SetConstant
+from bnfold.editor import Editor
+from bnfold.edits import Edit, Plan, SetConstant
 from bnfold.find import Site
 from bnfold.fixpoint import Outcome
 from bnfold.graph import GraphFacts

@@ -10,7 +10,7 @@ from onnx import NodeProto
 
 import bnfold
 from bnfold.document import Document
-from bnfold.edits import Editor
+from bnfold.editor import Editor
 from bnfold.find import Site, batchnorm, chain
 from bnfold.fixpoint import Outcome, fold_all
 from bnfold.graph import GraphFacts
@@ -43,8 +43,7 @@ def rewrite(
     sites = [_report(outcome) for outcome in outcomes if _is_listed(outcome, options)]
     sites += [_hidden_site(node, code) for node, code in batchnorm.hidden_sites(facts)]
     if any(site.outcome == "folded" for site in sites):
-        editor.commit()
-        document.changed = editor.changed
+        document.changed = editor.commit()
     return Report(
         command=command,
         version=bnfold.__version__,

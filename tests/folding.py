@@ -106,7 +106,7 @@ def check(
     """Fold, and hold the result to the promises; `nodes` are the operators left, `left` the codes of those that stay.
 
     Outputs and every value of the same name agree; the model given is not touched; a second fold changes nothing;
-    no path is longer and no linear operator more (unless a flag asks); what has nothing to fold is byte for byte equal.
+    no path is longer and no linear operator more, unless a flag asks; where nothing folds no byte changes.
     """
     given = proto.SerializeToString(deterministic=True)
     result = fold(proto, **options)
@@ -141,9 +141,9 @@ def assert_same_values(before: ModelProto, after: ModelProto, limit: float = 2e-
     feeds = random_feeds(before)
     first, second = (run(_exposing(proto, shared), feeds) for proto in (before, after))
     names = [*(v.name for v in before.graph.output), *_hidden(before, shared)]
-    for name, one, other in zip(names, first, second, strict=True):
-        assert (one.dtype, one.shape) == (other.dtype, other.shape), name
-        one, other = (np.asarray(v).astype(np.float64) for v in (one, other))
+    for name, old, new in zip(names, first, second, strict=True):
+        assert (old.dtype, old.shape) == (new.dtype, new.shape), name
+        one, other = (np.asarray(v).astype(np.float64) for v in (old, new))
         assert np.isfinite(one).all(), name
         scale = np.abs(one).max(initial=0)
         assert np.abs(one - other).max(initial=0) <= limit * scale, (name, np.abs(one - other).max(), scale)

@@ -129,7 +129,7 @@ NOT_UNIFORM = {
 @pytest.mark.parametrize("bias", BIASES, ids=["absent", "empty", "bias"])
 @pytest.mark.parametrize("case", TRANSPOSED)
 def test_conv_transpose_pull(case, bias):
-    """Scale along axis 1 inside each group; what output_padding and strides leave empty gets the shift by the bias."""
+    """Scale along axis 1 inside each group; what strides leave empty gets the shift by the bias."""
     shape, x, attributes, group = TRANSPOSED[case]
     maps = shape[1] * group
     text = BEHIND.format(op=f"ConvTranspose <{attributes}>", maps=maps, bias=bias)
@@ -180,7 +180,7 @@ def test_fused_conv(op, tensors, code):
 
 
 def test_conv_and_its_bias_add():
-    """Conv -> Add (constant) -> BatchNormalization: the Add takes scale and shift, or goes; nothing is counted twice."""
+    """Conv -> Add (constant) -> BatchNormalization: the Add goes too, and nothing is counted twice."""
     text = "c = Conv (x, w)\na = Add (c, k)\n[bn] y = BN <maps = 5> (a)"
     result = check(graph(text, w=(5, 4, 3, 3), k=(1, 5, 1, 1)), folded=2, nodes="Conv")
     assert len(result.model.graph.initializer) == 2

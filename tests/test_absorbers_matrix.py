@@ -33,7 +33,7 @@ def gemm(side: str, trans_a: int, trans_b: int, c, alpha: float, beta: float):
 @pytest.mark.parametrize(("side", "trans_a"), [("pull", 0), ("pull", 1), ("push", 0)])
 @pytest.mark.parametrize("trans_b", [0, 1])
 def test_gemm(side, trans_a, trans_b, c, alpha, beta):
-    """Columns or rows of B, alpha not counted twice, beta counted once and then 1, C of every shape that is per column."""
+    """Columns or rows of B, alpha not counted twice, beta once and then 1, C of every shape that is per column."""
     result = check(gemm(side, trans_a, trans_b, CS[c], alpha, beta), nodes="Gemm")
     node = result.model.graph.node[0]
     has_c = len(node.input) > 2 and bool(node.input[2])
@@ -89,6 +89,8 @@ def test_gemm_as_the_second_matrix():
         assert "'op'" in check(each, folded=0, left=["no-producer"]).refused[0].message
 
 
+TURN = "n = BN <maps = 4> (x)\nr = Transpose <perm = [0, 2, 1]> (n)"
+TURNED = "\nr = Transpose <perm = [0, 2, 1]> (h)\ny = BN <maps = 5> (r)"
 PLAIN, ADDED = "h = MatMul (x, w)", "m = MatMul (x, w)\nh = Add ({})"
 
 
@@ -101,7 +103,7 @@ PLAIN, ADDED = "h = MatMul (x, w)", "m = MatMul (x, w)\nh = Add ({})"
         ((2, 2, 3, 4), (4, 5), PLAIN + "\np = Mul (s, h)\ny = Add (t, p)", "MatMul Add"),
         ((2, 3, 4), (2, 4, 5), PLAIN + "\np = Mul (h, s)\ny = Add (p, t)", "MatMul Add"),
         ((3, 4), (2, 4, 5), PLAIN + "\np = Mul (h, s)\ny = Add (p, t)", "MatMul Add"),
-        ((2, 3, 4), (4, 5), PLAIN + "\nr = Transpose <perm = [0, 2, 1]> (h)\ny = BN <maps = 5> (r)", "MatMul Add Transpose"),
+        ((2, 3, 4), (4, 5), PLAIN + TURNED, "MatMul Add Transpose"),
         ((2, 3, 4), (4, 5), PLAIN + "\nr = Reshape (h, to)\ny = BN <maps = 5> (r)", "MatMul Add Reshape"),
         ((3, 4), (4, 5), ADDED.format("m, k") + "\ny = BN <maps = 5> (h)", "MatMul Add"),
         ((3, 4), (4, 5), ADDED.format("k, m") + "\ny = BN <maps = 5> (h)", "MatMul Add"),
@@ -179,7 +181,7 @@ def test_one_column_times_many_numbers():
         ("n = BN <maps = 4> (x)\nh = MatMul (n, w)\ny = Add (h, k)", (3, 4), (4, 5), "MatMul Add"),
         ("p = Mul (x, s)\nn = Add (p, t)\ny = MatMul (n, w)", (2, 3, 4), (4, 5), "MatMul Add"),
         ("p = Mul (x, s)\nn = Add (p, t)\nh = MatMul (n, w)\ny = Add (k, h)", (2, 3, 4), (4, 5), "MatMul Add"),
-        ("n = BN <maps = 4> (x)\nr = Transpose <perm = [0, 2, 1]> (n)\ny = MatMul (r, w)", (2, 4, 3), (4, 5), "Transpose MatMul Add"),
+        (TURN + "\ny = MatMul (r, w)", (2, 4, 3), (4, 5), "Transpose MatMul Add"),
     ],
     ids=["2d", "2d_add", "3d", "3d_add", "transposed"],
 )  # fmt: skip
@@ -205,8 +207,7 @@ def test_fused_matmul_with_alpha(side, alpha):
             else f"n = BN <maps = 4> (x)\ny = {FUSED} <alpha = {alpha}> (n, w)")  # fmt: skip
     proto = graph(text, (3, 4), w=(4, 4), y=(3, 4))
     count = len(fold(proto).folded)
-    assert count or alpha != 1
-    check(proto, folded=count, left=[site.code for site in fold(proto).refused], limit=4e-6)
+    check(proto, folded=count, left=["unknown-shape"] * (1 - count), limit=4e-6)
 
 
 @pytest.mark.parametrize("attribute", ["transA", "transB", "transBatchA", "transBatchB"])

@@ -113,7 +113,8 @@ def test_help_where_the_user_can_do_something():
     helpless = {code.value for code in Code if not code.help}
     assert helpless == {
         "no-producer", "producer-shared", "captured-by-subgraph", "activation-between",
-        "not-per-map", "would-grow", "unsupported-type", "in-subgraph",
+        "not-per-map", "would-grow", "unsupported-type", "in-subgraph", "consumer-cannot-absorb",
+        "consumer-is-output", "negative-scale", "behind-normalization",
     }  # fmt: skip
 
 
@@ -323,7 +324,7 @@ def test_fold_of_two_that_only_together_fit():
 
 def test_second_of_two_overflows():
     """The first folds; the second, which would overflow what the first left, stays and says so."""
-    proto = pair(w=[1e30] * 3, gamma=[1] * 3, mean=[0] * 3, epsilon=0.0, var=[1] * 3)
+    proto = pair(w=[1e30] * 3, gamma=[2] * 3, mean=[0] * 3, epsilon=0.0, var=[1] * 3)
     proto.graph.node[1].output[0] = "d"
     second = norm("d", name="bn2", epsilon=0.0)
     second.input[1] = "huge"
@@ -332,7 +333,7 @@ def test_second_of_two_overflows():
     result = bnfold.fold(proto, verify=False)
     assert [site.code for site in result.refused] == ["overflow"]
     assert result.refused[0].site == "BatchNormalization 'bn2'"
-    np.testing.assert_array_equal(initializer(result.model, "w_folded").ravel(), np.full(3, np.float32(1e30)))
+    np.testing.assert_array_equal(initializer(result.model, "w_folded").ravel(), np.full(3, np.float32(2e30)))
 
 
 # Shapes, types and versions
@@ -437,11 +438,11 @@ def test_no_version_at_all():
 
 
 def test_not_per_map():
-    """spatial = 0 and parameters that differ within a map."""
+    """spatial = 0 and parameters that differ within a map: a Conv has one weight for all locations."""
     rng = np.random.default_rng(0)
     proto = pair(opset=8, **{name: rng.uniform(1, 2, (MAPS, 2, 2)) for name in DEFAULTS})
     proto.graph.node[1].attribute.append(helper.make_attribute("spatial", 0))
-    left(proto, "not-per-map", BN, "spatial=0")
+    left(proto, "not-per-map", CONV, "axes (1, 2, 3)", "3 channels")
 
 
 # What is not constant
@@ -536,7 +537,8 @@ def test_freeze_inputs_takes_only_what_it_needs():
     proto.graph.initializer.append(tensor("scale", [2.0]))
     proto.graph.input.append(helper.make_tensor_value_info("scale", TensorProto.FLOAT, [1]))
     proto.graph.node[1].output[0] = "d"
-    proto.graph.node.append(helper.make_node("Mul", ["d", "scale"], ["y"]))
+    proto.graph.node.append(helper.make_node("Sigmoid", ["d"], ["e"]))
+    proto.graph.node.append(helper.make_node("Mul", ["e", "scale"], ["y"]))
     result = bnfold.fold(proto, verify=False, freeze_inputs=True)
     assert result.frozen == ("w",)
     assert [value.name for value in result.model.graph.input] == ["x", "unused", "scale"]
@@ -635,20 +637,51 @@ def test_sparse_constant_node():
     left(proto, "sparse-weight", CONV)
 
 
-@pytest.mark.parametrize("through", [False, True], ids=["direct", "behind Identity"])
-def test_quantized_weight(through):
-    """The weight is integers and a scale, which a fold would leave behind."""
+def quantized(*nodes: NodeProto, dequantised: str = "w") -> ModelProto:
+    """The pair, its weight out of DequantizeLinear 'dq' of int8 `q` (3, 1, 1, 1) by `step` and `zero`."""
     proto = at_run_time("w", None)
     del proto.graph.input[-1]
     proto.graph.initializer.extend(
         [tensor("q", np.ones((MAPS, 1, 1, 1)), np.int8), tensor("step", 0.5), tensor("zero", 0, np.int8)]
     )
-    nodes = [helper.make_node("DequantizeLinear", ["q", "step", "zero"], ["dq" if through else "w"], name="dq")]
-    if through:
-        nodes.append(helper.make_node("Identity", ["dq"], ["w"], name="id"))
-    for node in reversed(nodes):
-        proto.graph.node.insert(0, node)
+    node = helper.make_node("DequantizeLinear", ["q", "step", "zero"], [dequantised], name="dq")
+    for made in reversed([node, *nodes]):
+        proto.graph.node.insert(0, made)
+    return proto
+
+
+def test_quantized_weight_keeps_its_integers():
+    """The factors go into the scale, which becomes one for each map, and so does the zero point."""
+    proto = quantized()
+    found = folds(proto)
+    assert ops(found) == ["DequantizeLinear", "Conv"]
+    node = found.graph.node[0]
+    assert list(node.input) == ["q", "step_folded", "zero_folded"]
+    assert [(a.name, a.i) for a in node.attribute] == [("axis", 0)]
+    np.testing.assert_array_equal(initializer(found, "q"), initializer(proto, "q"))
+    np.testing.assert_array_equal(initializer(found, "zero_folded"), np.zeros(MAPS, np.int8))
+    scale = np.array(DEFAULTS["gamma"]) / np.sqrt(np.array(DEFAULTS["var"]) + np.float64(np.float32(1e-5)))
+    np.testing.assert_array_equal(initializer(found, "step_folded"), (0.5 * scale).astype(np.float32))
+    assert_same_outputs(proto, found)
+
+
+def test_quantized_weight_behind_identity():
+    """What stands between DequantizeLinear and Conv is not looked through."""
+    proto = quantized(helper.make_node("Identity", ["dq"], ["w"], name="id"), dequantised="dq")
     assert "quantising" in left(proto, "quantized-weight", CONV, "DequantizeLinear 'dq'").help
+
+
+def test_quantized_weight_by_blocks():
+    """A scale for each block of a map is left alone."""
+    proto = quantized()
+    proto.opset_import[0].version = 21
+    proto.ir_version = 10
+    held = {t.name: t for t in proto.graph.initializer}
+    held["q"].CopyFrom(tensor("q", np.ones((MAPS, 1, 1, 1)), np.int8))
+    held["step"].CopyFrom(tensor("step", np.full((MAPS, 1, 1, 1), 0.5)))
+    held["zero"].CopyFrom(tensor("zero", np.zeros((MAPS, 1, 1, 1)), np.int8))
+    proto.graph.node[0].attribute.extend([helper.make_attribute("axis", 1), helper.make_attribute("block_size", 1)])
+    assert "quantising" in left(proto, "quantized-weight", "DequantizeLinear 'dq'").help
 
 
 # What lies upstream
@@ -696,12 +729,50 @@ def test_quantize_between():
     assert "quantising" in left(proto, "quantize-between", "DequantizeLinear 'dq'").help
 
 
-@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "GlobalAveragePool", "Transpose", "Softmax", "Neg"])
+@pytest.mark.parametrize("op", ["LpPool", "GlobalLpPool", "Floor", "Sign", "Softmax"])
 def test_producer_cannot_absorb(op):
     """What makes the input has no constants that could take the map in; Softmax counts as an activation."""
-    attributes = {"MaxPool": {"kernel_shape": [1, 1]}, "AveragePool": {"kernel_shape": [1, 1]}}.get(op, {})
+    attributes = {"kernel_shape": [1, 1]} if op == "LpPool" else {}
     code = "activation-between" if op == "Softmax" else "producer-cannot-absorb"
     left(between(helper.make_node(op, ["c"], ["d"], name="op", **attributes)), code, f"{op} 'op'")
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes"),
+    [
+        ("MaxPool", {"kernel_shape": [2, 2]}),
+        ("AveragePool", {"kernel_shape": [2, 2]}),
+        ("GlobalAveragePool", {}),
+        ("Transpose", {"perm": [0, 1, 3, 2]}),
+        ("Neg", {}),
+    ],
+    ids=["MaxPool", "AveragePool", "GlobalAveragePool", "Transpose", "Neg"],
+)
+def test_producer_hands_the_map_on(op, attributes):
+    """What keeps the maps apart carries the map to the Conv; Neg is a site of its own."""
+    proto = between(helper.make_node(op, ["c"], ["d"], name="op", **attributes))
+    found = folds(proto)
+    assert ops(found) == (["Conv"] if op == "Neg" else ["Conv", op])
+    assert_same_outputs(proto, found)
+
+
+@pytest.mark.parametrize(("op", "code"), [("MaxPool", "negative-scale"), ("Relu", "activation-between")])
+def test_producer_hands_not_every_map_on(op, code):
+    """A maximum does not hand on a negative scale, nor a rectifier a shift; no word about the Conv behind."""
+    attributes = {"kernel_shape": [2, 2]} if op == "MaxPool" else {}
+    proto = between(helper.make_node(op, ["c"], ["d"], name="op", **attributes))
+    held = next(t for t in proto.graph.initializer if t.name == "gamma")
+    held.CopyFrom(tensor("gamma", [1, -2, 3] if op == "MaxPool" else [1, 2, 3]))
+    left(proto, code, f"{op} 'op'", "; downstream: 'y' is an output")
+
+
+def test_transpose_that_moves_the_maps():
+    """Behind it, axis 1 is the height of the Conv's output."""
+    proto = between(helper.make_node("Transpose", ["c"], ["d"], name="op", perm=[0, 2, 1, 3]))
+    for name in DEFAULTS:
+        held = next(t for t in proto.graph.initializer if t.name == name)
+        held.CopyFrom(tensor(name, [1, 2]))
+    left(proto, "not-per-map", CONV, "axes (2,)")
 
 
 def test_conv_of_another_domain():
@@ -730,17 +801,39 @@ def test_constant_input():
     """A BatchNormalization of an initializer, straight or through Identity."""
     proto = pair()
     proto.graph.node[0].CopyFrom(helper.make_node("Identity", ["w"], ["c"]))
-    left(proto, "no-producer", "'w'", "constant")
+    left(proto, "no-producer", "'c'", "constant")
     proto.graph.node[1].input[0] = "w"
     left(proto, "no-producer", "'w'", "constant")
 
 
+def before_conv(**attributes: Any) -> ModelProto:
+    """x (1, 3, 4, 4) -> BatchNormalization 'bn' -> 3x3 Conv 'conv' of two maps -> y."""
+    held = [tensor("w", np.arange(54).reshape(2, 3, 3, 3)), *(tensor(name, v) for name, v in DEFAULTS.items())]
+    nodes = [norm("x", "n"), helper.make_node("Conv", ["n", "w"], ["y"], name="conv", **attributes)]
+    return model(nodes, held, (1, MAPS, 4, 4))
+
+
 def test_batchnorm_before_conv():
-    """The Conv lies downstream only."""
-    proto = pair()
-    proto.graph.node[0].CopyFrom(norm("x", "c"))
-    proto.graph.node[1].CopyFrom(helper.make_node("Conv", ["c", "w"], ["y"], name="conv"))
-    left(proto, "no-producer", "'x'")
+    """Downstream there is a Conv without padding, which takes scale and shift in."""
+    proto = before_conv()
+    found = folds(proto)
+    assert ops(found) == ["Conv"]
+    assert [t.name for t in found.graph.initializer] == ["w_folded", "w_bias"]
+    assert_same_outputs(proto, found)
+
+
+@pytest.mark.parametrize("padding", [{"pads": [0, 0, 0, 1]}, {"auto_pad": "SAME_UPPER"}], ids=["pads", "auto_pad"])
+def test_batchnorm_before_padded_conv(padding):
+    """The zeros of its padding do not have the shift; the code is that of the direction that came to weights."""
+    site = left(before_conv(**padding), "shift-meets-padding", CONV, "; upstream: 'x' is a model input")
+    assert "--partial" in site.help
+
+
+def test_batchnorm_before_conv_that_is_read_elsewhere():
+    """One reader of two cannot take the map in: nothing moves."""
+    proto = before_conv()
+    proto.graph.node.append(helper.make_node("Sigmoid", ["n"], ["z"], name="other"))
+    left(proto, "no-producer", "'x' is a model input", "; downstream: ", "Sigmoid 'other'")
 
 
 @pytest.mark.parametrize("reader", ["Relu", "Neg"])

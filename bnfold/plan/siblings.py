@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from bnfold.affine import ChannelAffine
+from bnfold.affine import ChannelAffine, Float64Array
 from bnfold.edits import DropInput, Edit, Plan, SetConstant
 from bnfold.find import Site, Source
 from bnfold.graph import GraphFacts
 from bnfold.nodes import int_attribute, ints_attribute, label, text_attribute
-from bnfold.plan import ends
+from bnfold.plan.walk import ends
 from bnfold.refusals import Code, Refusal
 from bnfold.rules.weights import PlainWeight, finite, multiply, read_bias, read_weight
 from bnfold.tensors import ExactTensor
@@ -35,12 +35,12 @@ MOST_BRANCHES = 64
 def sibling(facts: GraphFacts, site: Site, source: Source) -> Plan | Refusal:
     """The plan by which a Conv beside the site takes its map in, or why there is none."""
     start, end = ends(facts, site)
-    total = _sum_of(facts, end)
-    own = None if total is None else next((sign for value, sign in _branches(facts, total) if value == end), None)
+    total = sum_of(facts, end)
+    own = None if total is None else next((sign for value, sign in branches(facts, total) if value == end), None)
     if total is None or own is None or _is_minuend(facts, end):
         return Refusal(Code.CONSUMER_CANNOT_ABSORB, f"{printable(end)!r} is not one branch of a sum")
     refusal = Refusal(Code.CONSUMER_CANNOT_ABSORB, f"no Conv of {printable(start)!r} is another branch of the sum")
-    for value, sign in _branches(facts, total):
+    for value, sign in branches(facts, total):
         producer = facts.producer(value)
         if producer is None or facts.op(producer) != "Conv" or facts.nodes[producer].input[0] != start:
             continue
@@ -61,7 +61,7 @@ def _only_reader(facts: GraphFacts, value: str) -> int | None:
     return use.node if use.slot >= 0 else None
 
 
-def _sum_of(facts: GraphFacts, value: str) -> int | None:
+def sum_of(facts: GraphFacts, value: str) -> int | None:
     """The outermost sum that `value` goes into through sums alone; None where it goes into none."""
     sums = _sums(facts, value) if facts.opset() >= 7 else []
     return sums[-1] if sums else None
@@ -72,7 +72,7 @@ def _is_minuend(facts: GraphFacts, value: str) -> bool:
     return any(facts.op(use.node) == "Sub" and use.slot == 0 for use in facts.users(value))
 
 
-def _branches(facts: GraphFacts, total: int) -> Iterator[tuple[str, int]]:
+def branches(facts: GraphFacts, total: int) -> Iterator[tuple[str, int]]:
     """The values that a sum adds up, through the sums inside it, from left to right, each with its sign."""
     open_ = [(total, 1)]
     values: list[tuple[str, int]] = []
@@ -103,18 +103,12 @@ def _tap_edits(facts: GraphFacts, conv: int, affine: ChannelAffine) -> tuple[Edi
             return found
     if not isinstance(weight, PlainWeight) or isinstance(bias, Refusal):
         return Refusal(Code.QUANTIZED_WEIGHT, f"the weight of {at} is quantised", at)
-    shape, group = weight.shape, int_attribute(node, "group", 1)
-    tap = _tap(facts, conv, shape[2:])
-    along = affine.along(1, shape[0])
-    if tap is None or along is None or len(shape) < 3 or shape[1] * group != shape[0]:
+    values = with_tap(facts, conv, weight.exact(), affine)
+    along = affine.along(1, weight.shape[0])
+    if values is None or along is None:
         message = f"{at}, of the same input and in the same sum, does not keep size, position and number of maps"
         return Refusal(Code.CONSUMER_CANNOT_ABSORB, message, at)
-    maps = np.arange(shape[0])
-    values = np.array(weight.exact())
-    place: Any = (..., *tap)
-    kernels = values[place]  # a view: (O, I/group)
-    kernels[maps, maps % shape[1]] += along.scale
-    product = multiply(node, ExactTensor(values, weight.dtype), np.ones([1] * len(shape)), 0)
+    product = multiply(node, ExactTensor(values, weight.dtype), np.ones([1] * values.ndim), 0)
     if isinstance(product, Refusal):
         return product
     old = None if bias is None else bias.exact()
@@ -125,6 +119,20 @@ def _tap_edits(facts: GraphFacts, conv: int, affine: ChannelAffine) -> tuple[Edi
     if bias is not None or new.values.any():
         edits.append(SetConstant(conv, 2, new, f"{weight.name}_bias"))
     return tuple(edits)
+
+
+def with_tap(facts: GraphFacts, conv: int, kernel: Float64Array, affine: ChannelAffine) -> Float64Array | None:
+    """The kernel (O, I/group, *k) of node `conv` plus the scale of a map of its input; None where that is no tap."""
+    shape, group = kernel.shape, int_attribute(facts.nodes[conv], "group", 1)
+    tap = _tap(facts, conv, shape[2:])
+    along = affine.along(1, shape[0])
+    if tap is None or along is None or len(shape) < 3 or shape[1] * group != shape[0]:
+        return None
+    maps = np.arange(shape[0])
+    values = np.array(kernel)
+    place: Any = (..., *tap)
+    values[place][maps, maps % shape[1]] += along.scale  # values[place] is a view: (O, I/group)
+    return values
 
 
 def _tap(facts: GraphFacts, conv: int, kernel: tuple[int, ...]) -> tuple[int, ...] | None:

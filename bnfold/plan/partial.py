@@ -13,7 +13,8 @@ from bnfold.find import Site, Source
 from bnfold.graph import GraphFacts
 from bnfold.nodes import label
 from bnfold.options import FoldOptions
-from bnfold.plan import ends, push
+from bnfold.plan.push import push
+from bnfold.plan.walk import ends
 from bnfold.refusals import Code, Refusal
 from bnfold.rules.weights import finite
 

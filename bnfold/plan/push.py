@@ -1,0 +1,70 @@
+"""Push: can everything downstream of a site accept x in place of affine(x)?"""
+
+import heapq
+
+from bnfold.affine import ChannelAffine
+from bnfold.edits import Plan
+from bnfold.find import Site, Source
+from bnfold.graph import GraphFacts
+from bnfold.nodes import label
+from bnfold.options import FoldOptions
+from bnfold.plan.walk import NO_RULE, Walk, cannot, ends
+from bnfold.refusals import Code, Refusal
+from bnfold.rules import rules
+from bnfold.text import printable
+
+
+def push(facts: GraphFacts, site: Site, source: Source, options: FoldOptions) -> Plan | Refusal:
+    """The plan by which all that reads what the site makes reads what it is made from, or why there is none."""
+    start, end = ends(facts, site)
+    walk = Walk(facts, options)
+    changes: dict[int, dict[int, ChannelAffine]] = {}
+    heap: list[tuple[float, int]] = []
+    refusal = _spread(facts, end, source.affine, changes, heap)
+    while refusal is None and heap:
+        node = heapq.heappop(heap)[1]
+        rule = rules().get(facts.op(node), NO_RULE)
+        if rule.push is None:
+            return cannot(facts, node, Code.CONSUMER_CANNOT_ABSORB, "its output goes into")
+        step = rule.push(facts, node, changes[node])
+        if isinstance(step, Refusal):
+            return step
+        walk.take(node, step)
+        for slot, affine in changes[node].items() if step.computes else ():
+            if risk := walk.range_risk(node, facts.nodes[node].input[slot], affine, pulls=False):
+                return risk
+        for output, affine in step.asks:
+            value = facts.nodes[node].output[output]
+            walk.carried.append(value)
+            refusal = refusal or _spread(facts, value, affine, changes, heap)
+    if refusal is not None:
+        return refusal
+    if not facts.users(end):
+        return Refusal(Code.CONSUMER_CANNOT_ABSORB, f"nothing reads {printable(end)!r}")
+    if walk.only_moves(site):
+        return Refusal(Code.CONSUMER_CANNOT_ABSORB, "one Add would only become another")
+    return walk.plan("push", site, source, rewired=((end, start),))
+
+
+def _spread(
+    facts: GraphFacts,
+    value: str,
+    affine: ChannelAffine,
+    changes: dict[int, dict[int, ChannelAffine]],
+    heap: list[tuple[float, int]],
+) -> Refusal | None:
+    """Note for every reader of `value` what changes for it; refused where somebody reads it who cannot be asked."""
+    shown = printable(value)
+    if value in facts.outputs:
+        return Refusal(Code.CONSUMER_IS_OUTPUT, f"{shown!r} is an output of the model")
+    if value in facts.pinned:
+        return Refusal(Code.CONSUMER_CANNOT_ABSORB, f"{shown!r} is referred to by an annotation or a training step")
+    for use in facts.users(value):
+        if use.slot < 0:
+            inside = label(facts.nodes[use.node])
+            return Refusal(Code.CAPTURED_BY_SUBGRAPH, f"{shown!r} is read inside {inside}", inside)
+        if use.node not in changes:
+            changes[use.node] = {}
+            heapq.heappush(heap, (facts.position(use.node), use.node))
+        changes[use.node][use.slot] = affine
+    return None

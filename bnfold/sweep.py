@@ -1,0 +1,92 @@
+"""The last step of editing: pending numbers are written, dead messages removed, each list in one sweep."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnx import TensorProto, TensorShapeProto, ValueInfoProto
+
+from bnfold.graph import GraphFacts
+from bnfold.tensors import ArrayTensor, Tensor, bytes_of, declare, is_external, is_in_file, write_into
+from bnfold.wire import SMALLEST
+
+
+@dataclass(slots=True)
+class Sweep:
+    """What editing has left to do.
+
+    Attributes:
+        pending: constants to write, by name.
+        inserted: new nodes, each with the node of the file that it comes behind.
+        dead_tensors, dead_values: names of constants and values that are no more.
+        new_names: old names to new.
+    """
+
+    pending: dict[str, tuple[TensorProto, Tensor]] = field(default_factory=dict)
+    inserted: dict[int, int] = field(default_factory=dict)
+    dead_tensors: set[str] = field(default_factory=set)
+    dead_values: set[str] = field(default_factory=set)
+    new_names: dict[str, str] = field(default_factory=dict)
+
+    def commit(self, facts: GraphFacts, frozen: frozenset[str]) -> dict[str, Tensor]:
+        """Write the pending numbers and remove what is dead, each list in one sweep.
+
+        Returns:
+            The constants whose numbers are yet to be written, by name.
+        """
+        changed: dict[str, Tensor] = {}
+        for proto, tensor in self.pending.values():
+            if is_external(proto):
+                changed[proto.name] = tensor
+            elif bytes_of(tensor) >= SMALLEST:
+                changed[proto.name] = tensor if is_in_file(tensor) else ArrayTensor(tensor.array())
+                declare(proto, tensor)
+            else:
+                write_into(proto, tensor)
+        graph = facts.graph
+        self._sweep_nodes(facts)
+        _remove(graph.initializer, lambda tensor: tensor.name in self.dead_tensors)
+        gone = self.dead_values | self.dead_tensors
+        _remove(graph.input, lambda value: value.name in self.dead_tensors or value.name in frozen)
+        for value in (*graph.input, *graph.value_info):
+            if value.name in self.new_names:
+                value.name = self.new_names[value.name]
+                if value.name in self.pending:
+                    _set_shape(value, self.pending[value.name][1].shape)
+        for annotation in graph.quantization_annotation:
+            if annotation.tensor_name in self.new_names:
+                annotation.tensor_name = self.new_names[annotation.tensor_name]
+        _remove(graph.value_info, lambda value: value.name in gone)
+        _remove(graph.quantization_annotation, lambda entry: entry.tensor_name in gone)
+        self.pending.clear()
+        return changed
+
+    def _sweep_nodes(self, facts: GraphFacts) -> None:
+        """Remove the dead nodes, and put each new one behind the node that it belongs to."""
+        nodes = facts.nodes
+        dead = {id(nodes[i]) for i in facts.removed}
+        if self.inserted:
+            behind = {id(nodes[new]): (anchor, place) for place, (new, anchor) in enumerate(self.inserted.items(), 1)}
+            ranks = {id(node): behind.get(id(node), (i, 0)) for i, node in enumerate(nodes)}
+            facts.graph.node.sort(key=lambda node: ranks[id(node)])
+        _remove(facts.graph.node, lambda node: id(node) in dead)
+
+
+def _set_shape(value: ValueInfoProto, shape: tuple[int, ...]) -> None:
+    kind = value.type.tensor_type
+    if [dim.dim_value for dim in kind.shape.dim] != list(shape):
+        kind.ClearField("shape")
+        kind.shape.dim.extend([TensorShapeProto.Dimension(dim_value=size) for size in shape])
+        kind.shape.SetInParent()
+
+
+def _remove(items: Any, dead: Callable[[Any], bool]) -> None:
+    """Delete the messages of a repeated field for which `dead` holds, in linear time and without copying any.
+
+    A stable sort moves them to the end; deleting them one by one would shift the rest each time.
+    """
+    held = list(items)  # keeps the Python wrappers alive, so that their ids stay the same during the sort
+    marked = {id(item) for item in held if dead(item)}
+    if marked:
+        items.sort(key=lambda item: id(item) in marked)
+        del items[len(held) - len(marked) :]
