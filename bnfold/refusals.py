@@ -62,11 +62,11 @@ _TEXT: dict[Code, tuple[str, str]] = {
         "export in inference mode (model.eval(); running statistics tracked)",
     ),
     Code.PARAMS_NOT_CONSTANT: (
-        "gamma, beta, mean or var is computed at run time or is a model input",
+        "a parameter of the map (gamma, beta, mean, var, a factor) is computed at run time or is a model input",
         "export with the parameters as initializers",
     ),
     Code.WEIGHTS_NOT_CONSTANT: (
-        "the convolution's weight or bias is computed at run time or is a model input",
+        "the weight or bias that would take the map in is computed at run time or is a model input",
         "export with the weights as initializers, or run constant folding first",
     ),
     Code.OVERRIDABLE_INITIALIZER: (
@@ -74,7 +74,7 @@ _TEXT: dict[Code, tuple[str, str]] = {
         "--freeze-inputs folds it after all and removes it from the model's inputs",
     ),
     Code.QUANTIZED_WEIGHT: (
-        "the weight comes out of a DequantizeLinear",
+        "the weight comes out of a DequantizeLinear whose scale and integers cannot take the map in",
         "fold before quantising",
     ),
     Code.SPARSE_WEIGHT: (
@@ -82,24 +82,24 @@ _TEXT: dict[Code, tuple[str, str]] = {
         "store it as a dense initializer",
     ),
     Code.NO_PRODUCER: (
-        "the input of the BatchNormalization is a model input or a constant: nothing lies upstream",
+        "its input is a model input or a constant: nothing lies upstream",
         "",
     ),
     Code.PRODUCER_SHARED: (
-        "the convolution's output is also used elsewhere, where it must stay as it is",
-        "",
+        "a value upstream is also used elsewhere, where it must stay as it is",
+        "--clone-shared folds into a copy, where that value comes straight out of a Conv, Gemm or the like",
     ),
     Code.PRODUCER_IS_OUTPUT: (
-        "the convolution's output is an output of the model, where it must stay as it is",
-        "drop that output from the model if it is not needed",
+        "a value upstream is an output of the model, where it must stay as it is",
+        "drop that output if it is not needed, or --clone-shared",
     ),
     Code.CAPTURED_BY_SUBGRAPH: (
-        "the convolution's output is also read inside an If, Loop or Scan body",
+        "a value on the way is also read inside an If, Loop or Scan body",
         "",
     ),
     Code.PRODUCER_CANNOT_ABSORB: (
         "what lies upstream has no constants that could take the map in",
-        "this version folds into Conv only",
+        "",
     ),
     Code.CONSUMER_CANNOT_ABSORB: (
         "what lies downstream, or one of several readers, has no constants that could take the map in",
@@ -150,7 +150,7 @@ _TEXT: dict[Code, tuple[str, str]] = {
         "export in inference mode (model.eval())",
     ),
     Code.NOT_PER_MAP: (
-        "the statistics are per activation (spatial=0), not one pair for each feature map",
+        "the map is not one pair of numbers for each channel of what would take it in: it varies along other axes",
         "",
     ),
     Code.BAD_VARIANCE: (
@@ -170,11 +170,11 @@ _TEXT: dict[Code, tuple[str, str]] = {
         "fold the float32 model, or prune that map",
     ),
     Code.SHAPE_MISMATCH: (
-        "the lengths of the parameters do not fit the convolution: the model is invalid here",
+        "the lengths of parameters and weights do not fit together: the model is invalid here",
         "check the export",
     ),
     Code.WOULD_GROW: (
-        "nodes generate the weight from a few numbers; folding would have to store it in full",
+        "a constant would have to be stored larger than it is, such as a weight that nodes generate",
         "",
     ),
     Code.UNSUPPORTED_TYPE: (

@@ -37,6 +37,9 @@ class Sweep:
         changed: dict[str, Tensor] = {}
         for proto, tensor in self.pending.values():
             if is_external(proto):
+                if tuple(proto.dims) != tensor.shape:  # a C of Gemm that was one number
+                    del proto.dims[:]
+                    proto.dims.extend(tensor.shape)
                 changed[proto.name] = tensor
             elif bytes_of(tensor) >= SMALLEST:
                 changed[proto.name] = tensor if is_in_file(tensor) else ArrayTensor(tensor.array())
@@ -74,7 +77,7 @@ class Sweep:
 
 def _set_shape(value: ValueInfoProto, shape: tuple[int, ...]) -> None:
     kind = value.type.tensor_type
-    if [dim.dim_value for dim in kind.shape.dim] != list(shape):
+    if kind.HasField("shape") and [dim.dim_value for dim in kind.shape.dim] != list(shape):
         kind.ClearField("shape")
         kind.shape.dim.extend([TensorShapeProto.Dimension(dim_value=size) for size in shape])
         kind.shape.SetInParent()

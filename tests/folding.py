@@ -120,6 +120,8 @@ def check(
         assert after.SerializeToString(deterministic=True) == given
         return result
     assert is_valid(after) or not is_valid(proto)
+    held = {t.name: t for t in proto.graph.initializer}
+    assert all(held.get(t.name, t) == t for t in after.graph.initializer)
     assert [v.name for v in after.graph.output] == [v.name for v in proto.graph.output]
     again = fold(after, **options)
     assert not again.folded, _told(again)

@@ -39,11 +39,25 @@ def test_composition_is_applying_one_after_the_other(rows):
 
 
 def test_composition_needs_the_same_maps():
-    """Two maps over different channels, or axes, do not compose."""
+    """Two maps over different numbers of channels do not compose."""
     with pytest.raises(ValueError, match="cannot compose"):
         affine([1, 2], [0, 0]).after(affine([1], [0]))
     with pytest.raises(ValueError, match="cannot compose"):
-        affine([1], [0]).after(ChannelAffine(np.ones(1), np.zeros(1), (2,)))
+        affine([1], [0]).after(affine([1, 2], [0, 0]))
+
+
+def test_composition_over_different_axes_spans_both():
+    """s2[j] * (s1[i] * x + t1[i]) + t2[j], for every i along axis 1 and j along axis 2, either way round."""
+    first = affine([2, 3, 5], [1, 0, -1])
+    second = ChannelAffine(np.float64([7, -1]), np.float64([0.5, 4]), (2,))
+    found = second.after(first)
+    assert found.axes == (1, 2)
+    np.testing.assert_array_equal(found.scale, [[14, -2], [21, -3], [35, -5]])
+    np.testing.assert_array_equal(found.shift, [[7.5, 3], [0.5, 4], [-6.5, 5]])
+    other = first.after(second)
+    assert other.axes == (1, 2)
+    np.testing.assert_array_equal(other.scale, found.scale)
+    np.testing.assert_array_equal(other.shift, [[2, 9], [1.5, 12], [1.5, 19]])
 
 
 def test_pruned_maps_are_constant():

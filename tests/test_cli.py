@@ -183,7 +183,9 @@ def test_inspect_says_one_line_each(tmp_path: Path, cli: Cli) -> None:
     assert (code, err) == (0, "")
     fold, left = (line for line in out.splitlines() if line.startswith("  "))
     assert all(word in fold for word in ("fold", "'bn'", "Conv 'conv'"))
-    assert all(word in left for word in ("left", "'late'", "Relu 'relu'", "activation-between", "not linear"))
+    assert all(
+        word in left for word in ("left", "'late'", "Relu 'relu'", "activation-between", "bends", "; downstream: ")
+    )
     assert list(tmp_path.iterdir()) == [net]
 
 

@@ -19,10 +19,10 @@ PARAMETERS = ("gamma", "beta", "mean", "var")
 
 
 def network() -> ModelProto:
-    """x -> Conv(w, b) -> BatchNormalization -> Mul(k) -> y: k is a constant that no fold touches."""
+    """x -> Conv(w, b) -> BatchNormalization -> PRelu(k) -> y: k is a constant that no fold touches."""
     proto = conv_bn(bias=True)
     proto.graph.node[1].output[0] = "z"
-    proto.graph.node.append(helper.make_node("Mul", ["z", "k"], ["y"], name="mul"))
+    proto.graph.node.append(helper.make_node("PRelu", ["z", "k"], ["y"], name="prelu"))
     proto.graph.initializer.append(tensor("k", np.arange(1, 5).reshape(1, 4, 1, 1)))
     return shaped(proto, 2, 4, 7, 7)
 

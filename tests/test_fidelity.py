@@ -157,7 +157,7 @@ def test_folding_twice_is_folding_once_and_bytes_are_deterministic(path, tmp_pat
     assert twice.read_bytes() == once.read_bytes()
 
 
-# The operators of sites and of the Adds of identity branches; of what reads types and shapes; of what makes constants.
+# The operators of sites and of branches that are added up; of what reads types and shapes; of what makes constants.
 SITES = {"BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", "Sum"}
 COMPUTING = {"Identity", "Constant", "Shape", "CastLike", "Expand", "Squeeze", "Unsqueeze"}
 CONSTANTS = SITES | COMPUTING | {"Reshape", "Sqrt", "Reciprocal", "Concat", "Cast"}

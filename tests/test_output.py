@@ -20,6 +20,7 @@ from onnx import ModelProto, helper
 import bnfold
 from bnfold.document import Document
 from bnfold.errors import OutputError
+from bnfold.options import FoldOptions
 from bnfold.output import staged
 from bnfold.rewrite import rewrite
 from bnfold.verify import Verification
@@ -647,7 +648,7 @@ def test_data_that_another_run_committed_is_not_taken_back(tmp_path: Path) -> No
     """Two runs write the same data; the one that gives up leaves the data of the one that finished."""
     source, target = externalised(tmp_path), tmp_path / "out.onnx"
     document = Document.open(source)
-    rewrite(document, freeze_inputs=False, command="fold")
+    rewrite(document, FoldOptions(), command="fold")
     with staged(document, target, unchanged=False):
         assert (tmp_path / "out.onnx.data").exists()
         bnfold.fold(source, target, verify=False)

@@ -112,7 +112,7 @@ def test_help_where_the_user_can_do_something():
     """These are the user's to repair; the rest lies in the model's structure."""
     helpless = {code.value for code in Code if not code.help}
     assert helpless == {
-        "no-producer", "producer-shared", "captured-by-subgraph", "activation-between",
+        "no-producer", "producer-cannot-absorb", "captured-by-subgraph", "activation-between",
         "not-per-map", "would-grow", "unsupported-type", "in-subgraph", "consumer-cannot-absorb",
         "consumer-is-output", "negative-scale", "behind-normalization",
     }  # fmt: skip
@@ -442,7 +442,7 @@ def test_not_per_map():
     rng = np.random.default_rng(0)
     proto = pair(opset=8, **{name: rng.uniform(1, 2, (MAPS, 2, 2)) for name in DEFAULTS})
     proto.graph.node[1].attribute.append(helper.make_attribute("spatial", 0))
-    left(proto, "not-per-map", CONV, "axes (1, 2, 3)", "3 channels")
+    left(proto, "not-per-map", CONV, "axes 1, 2, 3", "3 channels")
 
 
 # What is not constant
@@ -772,7 +772,7 @@ def test_transpose_that_moves_the_maps():
     for name in DEFAULTS:
         held = next(t for t in proto.graph.initializer if t.name == name)
         held.CopyFrom(tensor(name, [1, 2]))
-    left(proto, "not-per-map", CONV, "axes (2,)")
+    left(proto, "not-per-map", CONV, "axis 2")
 
 
 def test_conv_of_another_domain():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto, helper
 
 import bnfold
-from bnfold import document, edits, wire
+from bnfold import document, sweep, wire
 from bnfold.wire import lift, splice
 from tests.conftest import MODELS, assert_same_outputs, batchnorm_parameters, conv_bn, model, ops, tensor
 
@@ -27,7 +27,7 @@ SMALLEST = 1024
 def smallest(monkeypatch):
     """Tensors from 1 KiB on are large enough, here."""
     monkeypatch.setattr(wire, "SMALLEST", SMALLEST)
-    monkeypatch.setattr(edits, "SMALLEST", SMALLEST)
+    monkeypatch.setattr(sweep, "SMALLEST", SMALLEST)
 
 
 @pytest.fixture

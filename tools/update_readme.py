@@ -45,7 +45,13 @@ def main() -> None:
     """Rewrite README.md."""
     path = ROOT / "README.md"
     text = path.read_text(encoding="utf-8")
-    parts = {"example": example(), "codes": codes(), "bench": newest("bench"), "accuracy": newest("accuracy")}
+    parts = {
+        "example": example(),
+        "codes": codes(),
+        "bench": newest("bench"),
+        "sites": newest("sites"),
+        "accuracy": newest("accuracy"),
+    }
     for name, content in parts.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end {name} -->)", re.DOTALL)
         text, count = pattern.subn(lambda match, content=content: match[1] + content + match[2], text)

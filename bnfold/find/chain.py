@@ -50,6 +50,8 @@ def sites(facts: GraphFacts) -> Iterator[Site]:
 
 def source(facts: GraphFacts, site: Site) -> Source | Refusal:
     """The map of a chain, or why it is none."""
+    if "" not in facts.opsets and facts.model.ir_version >= 3:
+        return Refusal(Code.UNKNOWN_VERSION, "the model does not say which version of the standard operators it uses")
     affine = ChannelAffine.uniform(1.0, 0.0)
     overridable: list[str] = []
     scales = per_map = False

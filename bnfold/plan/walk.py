@@ -46,6 +46,10 @@ class Walk:
         self.notes += step.notes
         if step.absorbs:
             self.absorbers.append(node)
+        for edit in step.edits:  # of a DequantizeLinear before it, whose output is another now
+            if edit.node != node:
+                made = self.facts.nodes[edit.node].output[0]
+                self.carried += [made] if made not in self.carried else []
 
     def plan(self, direction: str, site: Site, source: Source, **names: tuple[tuple[str, str], ...]) -> Plan:
         """The whole."""

@@ -123,11 +123,13 @@ def _read(facts: GraphFacts, index: int, node: NodeProto) -> tuple[Weight, Weigh
     return weight, bias
 
 
-def misfit(node: NodeProto, weight: Weight, affine: ChannelAffine, maps: int) -> Refusal:
-    """Why a map does not lie along the channels of `node`."""
+def misfit(node: NodeProto, weight: Weight, affine: ChannelAffine, maps: int, axis: int = 1) -> Refusal:
+    """Why a map does not lie along the channels of `node`, which are axis `axis` of the value at issue."""
     at = label(node)
-    if affine.axes == (1,):
+    if affine.axes == (axis,):
         message = f"{at} has a weight of shape {weight.shape}, the map is for {plural(affine.maps, 'map')}"
         return Refusal(Code.SHAPE_MISMATCH, message, at)
-    message = f"seen from {at} the map varies along axes {affine.axes}, not along its {plural(maps, 'channel')}"
+    varies = "axis" if len(affine.axes) == 1 else "axes"
+    places = ", ".join(map(str, affine.axes))
+    message = f"seen from {at} the map varies along {varies} {places}, its {plural(maps, 'channel')} are axis {axis}"
     return Refusal(Code.NOT_PER_MAP, message, at)

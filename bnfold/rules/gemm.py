@@ -54,9 +54,10 @@ def push(facts: GraphFacts, index: int, changes: Mapping[int, ChannelAffine]) ->
     if isinstance(weight, Refusal):
         return weight
     rows = 1 if int_attribute(node, "transB", 0) else 0
-    along = changes[0].along(0 if int_attribute(node, "transA", 0) else 1, weight.shape[rows])
+    axis = 0 if int_attribute(node, "transA", 0) else 1
+    along = changes[0].along(axis, weight.shape[rows])
     if along is None:
-        return misfit(node, weight, changes[0], weight.shape[rows])
+        return misfit(node, weight, changes[0], weight.shape[rows], axis)
     edits = weight.times(np.expand_dims(along.scale, 1 - rows), rows)
     if isinstance(edits, Refusal):
         return edits

@@ -38,11 +38,11 @@ def pull(facts: GraphFacts, index: int, affine: ChannelAffine, _output: int) -> 
         return Refusal(Code.UNKNOWN_SHAPE, f"the rank of what {label(node)} multiplies is not known", label(node))
     place = len(weight.shape) - 1 - (1 - slot)  # the axis of the weight that is an axis of the result
     if slot == 0 and other < 2:
-        return misfit(node, weight, affine, weight.shape[place])
-    size = weight.shape[place]
-    along = affine.along(rank - 1 - (1 - slot), size)
+        return misfit(node, weight, affine, weight.shape[place], -1)
+    size, axis = weight.shape[place], rank - 1 - (1 - slot)
+    along = affine.along(axis, size)
     if along is None:
-        return misfit(node, weight, affine, size)
+        return misfit(node, weight, affine, size, axis)
     edits = weight.times(_against(along.scale, weight, place), place)
     if isinstance(edits, Refusal):
         return edits
@@ -69,10 +69,11 @@ def push(facts: GraphFacts, index: int, changes: Mapping[int, ChannelAffine]) ->
         return Refusal(Code.UNKNOWN_SHAPE, f"the rank of what {at} multiplies is not known", at)
     place = len(weight.shape) - 1 - slot
     if slot == 0 and rank < 2:
-        return misfit(node, weight, changes[1], weight.shape[place])
-    along = changes[1 - slot].along(rank - 1 - (1 - slot), weight.shape[place])
+        return misfit(node, weight, changes[1], weight.shape[place], -1)
+    axis = rank - 1 - (1 - slot)
+    along = changes[1 - slot].along(axis, weight.shape[place])
     if along is None:
-        return misfit(node, weight, changes[1 - slot], weight.shape[place])
+        return misfit(node, weight, changes[1 - slot], weight.shape[place], axis)
     edits = weight.times(_against(along.scale, weight, place), place)
     if isinstance(edits, Refusal) or along.only_scales:
         return edits if isinstance(edits, Refusal) else Step(edits, absorbs=True, frozen=weight.frozen)

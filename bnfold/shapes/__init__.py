@@ -108,14 +108,15 @@ class Shapes:
         found = self._facts.constants.find(value)
         if found is None or (found.overridable and not self._facts.freeze_inputs):
             return None
-        self.assumed.update(found.overridable)
         dtype, shape = found.tensor.dtype, found.tensor.shape
         if dtype is None or dtype.kind not in "iu" or len(shape) > 1 or prod(shape) > MOST_NUMBERS:
             return None
         try:
-            return tuple(Dim(int(n)) for n in np.ravel(found.tensor.array()))
+            entries = tuple(Dim(int(n)) for n in np.ravel(found.tensor.array()))
         except InvalidModelError:
             return None
+        self.assumed.update(found.overridable)
+        return entries
 
     def _derive(self) -> None:
         from bnfold.shapes.numbers import follow_numbers

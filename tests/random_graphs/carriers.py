@@ -175,7 +175,7 @@ def space_to_depth(b: Builder, value: Value) -> Value:
     return b.one("SpaceToDepth", [value], blocksize=2)
 
 
-# Maps that become longer: only in front of an absorber ---------------------------------------------------------------
+# Maps that become longer: only in front of an absorber --------------------------------------------------------------
 
 
 def flatten(b: Builder, value: Value) -> Value:

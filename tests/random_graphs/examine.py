@@ -10,7 +10,8 @@ import numpy as np
 from onnx import ModelProto
 
 import bnfold
-from tests.random_graphs.judge import Wrong, captures, judge
+from tests.random_graphs.compare import Wrong
+from tests.random_graphs.judge import captures, judge
 from tests.random_graphs.running import CannotRun
 
 CHOICES: dict[str, tuple[tuple[Any, ...], tuple[float, ...]]] = {

@@ -56,7 +56,6 @@ def _known(name: str, values: Values) -> ValueInfoProto:
 def _copy(proto: ModelProto) -> ModelProto:
     copy = ModelProto()
     copy.CopyFrom(proto)
-    del copy.graph.value_info[:]
     return copy
 
 
@@ -103,7 +102,10 @@ def _pruned(copy: ModelProto) -> ModelProto:
     nodes.reverse()
     tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
     inputs = [value for value in graph.input if value.name in needed]
-    for field, kept in ((graph.node, nodes), (graph.initializer, tensors), (graph.input, inputs)):
+    left = {name for node in nodes for name in node.output} - {value.name for value in (*graph.output, *inputs)}
+    known = [value for value in graph.value_info if value.name in left]
+    fields = ((graph.node, nodes), (graph.initializer, tensors), (graph.input, inputs), (graph.value_info, known))
+    for field, kept in fields:
         copies = [type(entry).FromString(entry.SerializeToString()) for entry in kept]
         del field[:]
         field.extend(copies)

@@ -61,10 +61,11 @@ def captured(b: Builder, value: Value) -> Value:
 
 
 def training(b: Builder, value: Value) -> Value:
-    """A BatchNormalization that normalises with the statistics of the batch."""
+    """Beside it, a BatchNormalization that normalises with the statistics of the batch; its output is the model's."""
     need(b.opset >= 14, value.axes == (1,), prod(value.spatial) >= 6, b.dtype == np.float32)
     names = [b.const(b.rng.uniform(0.5, 2, value.maps)) for _ in range(4)]
-    return b.node("BatchNormalization", [value, *names], 3, training_mode=1, epsilon=0.1)[0]
+    b.node("BatchNormalization", [value, *names], 3, training_mode=1, epsilon=0.1)
+    return value
 
 
 def scrambled(b: Builder, value: Value) -> Value:
