@@ -195,6 +195,7 @@ class Editor:
         self.facts.removed.add(index)
         for name in self.facts.nodes[index].output:
             self.facts.producers.pop(name, None)
+            self._sweep.dead_values.add(name)
         return self._unread(index)
 
     def _unread(self, index: int) -> list[str]:
@@ -210,6 +211,7 @@ class Editor:
         index = self.facts.producers.pop(source)
         _set_output(self.facts.nodes[index].output, source, target)
         self.facts.producers[target] = index
+        self._sweep.dead_values.discard(target)
         self._move_uses(source, target, tuple(self.facts.users(source)))
         self._sweep.dead_values.add(source)
 

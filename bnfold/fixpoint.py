@@ -1,100 +1,43 @@
 """The order in which sites are folded: upstream in topological order, downstream against it, until nothing moves.
 
 Pull wins: every site is first offered to what lies upstream. Those that stay are then offered downstream, the last
-one first, so that of two maps in a row the second is out of the way when the first is asked. Both rounds go on
-until neither folds anything, because a fold may free the way for another. What is left of a chain is cut: a part of
-it may go where the whole may not.
+one first, so that of two maps in a row the second is out of the way when the first is asked. A fold may free the way
+for another, or join two chains, so sites are found anew until nothing folds any more. Then what is left of a chain is
+cut, because a part of it may go where the whole may not; and branches are merged, where that is asked for.
 """
 
-import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from bnfold.editor import Editor
 from bnfold.edits import Plan
 from bnfold.find import Site, Source, batchnorm, chain
+from bnfold.find.sites import find_sites, is_wanted
 from bnfold.graph import GraphFacts
+from bnfold.merge import merges
 from bnfold.nodes import label
 from bnfold.options import FoldOptions
+from bnfold.outcome import Outcome, both, open_outcome
 from bnfold.plan import pull, push
 from bnfold.plan.partial import partial
 from bnfold.plan.residual import residual
 from bnfold.plan.siblings import sibling
 from bnfold.policy import unwanted
 from bnfold.refusals import Code, Refusal
-from bnfold.text import printable
 
 Progress = Callable[[str, int, int], None]
-CONVOLUTIONS = frozenset(["Conv", "ConvTranspose"])
 LONGEST_CUT = 8  # chains of more nodes are folded whole or not at all
-
-# A direction that failed with one of these got as far as something with weights; the other may have been hopeless.
-NEAR = frozenset([
-    Code.SHIFT_MEETS_PADDING, Code.OVERFLOW, Code.UNDERFLOW, Code.WEIGHTS_NOT_CONSTANT, Code.OVERRIDABLE_INITIALIZER,
-    Code.QUANTIZED_WEIGHT, Code.SPARSE_WEIGHT, Code.SHAPE_MISMATCH, Code.WOULD_GROW, Code.UNSUPPORTED_TYPE,
-    Code.RANGE_RISK, Code.OUTSIDE_SOURCES, Code.NON_FINITE,
-])  # fmt: skip
-
-
-@dataclass(slots=True)
-class Outcome:
-    """A site and what became of it.
-
-    Attributes:
-        site: its nodes.
-        kind: "BatchNormalization" or "chain".
-        label, output, producer: how its nodes, its output and what makes its input were called before any fold.
-        source: its map; None where it has none.
-        refusal: why it is still there, by the last attempt.
-        plan: how it went; None where it is still there.
-        into: what took it in.
-        beside_conv: a Conv or ConvTranspose made its input or read its output, before any fold.
-    """
-
-    site: Site
-    kind: str
-    label: str
-    output: str
-    producer: str | None
-    source: Source | None = None
-    refusal: Refusal | None = None
-    plan: Plan | None = None
-    into: str | None = None
-    beside_conv: bool = False
 
 
 def fold_all(
-    facts: GraphFacts, editor: Editor, sites: list[Site], options: FoldOptions, progress: Progress | None
+    facts: GraphFacts, editor: Editor, options: FoldOptions, progress: Progress | None = None
 ) -> list[Outcome]:
-    """Fold what can be folded; one outcome for each site, in the order given, chains that were cut in pieces."""
-    outcomes = [_open(facts, site) for site in sites]
-    fixpoint = _Fixpoint(facts, editor, options, progress, len(outcomes))
-    waiting = outcomes
-    while waiting := fixpoint.round(waiting):
-        pass
-    for outcome in list(outcomes):
-        if outcome.kind == "chain" and outcome.source is not None and 1 < len(outcome.site.nodes) <= LONGEST_CUT:
-            pieces = fixpoint.cut(outcome) if outcome.plan is None else None
-            if pieces:
-                place = outcomes.index(outcome)
-                outcomes[place : place + 1] = pieces
-    waiting = [outcome for outcome in outcomes if outcome.plan is None]
-    while fixpoint.has_cut and (waiting := fixpoint.round(waiting)):
-        pass
-    return outcomes
-
-
-def _open(facts: GraphFacts, site: Site) -> Outcome:
-    first, last = facts.nodes[site.nodes[0]], facts.nodes[site.nodes[-1]]
-    source = facts.producer(first.input[site.slot]) if len(first.input) > site.slot else None
-    name = label(first) if len(site.nodes) == 1 else f"{label(first)} .. {label(last)}"
-    output = printable(last.output[0]) if last.output else ""
-    producer = None if source is None else label(facts.nodes[source])
-    around = (
-        [source, *(use.node for use in itertools.islice(facts.users(output), 16))] if site.kind == "chain" else []
-    )
-    beside = any(node is not None and facts.op(node) in CONVOLUTIONS for node in around)
-    return Outcome(site, site.kind, name, output, producer, beside_conv=beside)
+    """Fold what can be folded; one outcome for each site, in the order of the file."""
+    fixpoint = _Fixpoint(facts, editor, options, progress)
+    waiting = fixpoint.find()
+    while fixpoint.round(waiting) or any(map(fixpoint.cut, waiting)) or fixpoint.merge():
+        waiting = fixpoint.find()
+    return sorted([*fixpoint.folded, *waiting], key=lambda outcome: outcome.site.nodes[0])
 
 
 @dataclass(slots=True)
@@ -103,22 +46,71 @@ class _Fixpoint:
     editor: Editor
     options: FoldOptions
     progress: Progress | None
-    total: int
-    done: int = 0
-    has_cut: bool = False
+    folded: list[Outcome] = field(default_factory=list)
+    seen: dict[tuple[str, tuple[int, ...]], Outcome] = field(default_factory=dict)
+    beside: set[int] = field(default_factory=set)
 
-    def round(self, waiting: list[Outcome]) -> list[Outcome]:
-        """Offer each site upstream, then those that stay downstream; returns the rest if any folded, else nothing."""
-        before = self.done
+    def find(self) -> list[Outcome]:
+        """The sites that are there now; one that was there before keeps what it was called then."""
+        first = not self.seen
+        found: list[Outcome] = []
+        for site in find_sites(self.facts, self.options):
+            key = (site.kind, site.nodes)  # a BatchNormalization may have become an Add
+            if key not in self.seen:
+                outcome = open_outcome(self.facts, site, None if first else self.beside)
+                self.seen[key] = outcome
+                self.beside.update(site.nodes if outcome.beside_conv else ())
+            found.append(self.seen[key])
+        return found
+
+    def round(self, waiting: list[Outcome]) -> bool:
+        """Offer each site upstream, then those that stay downstream; whether any folded."""
+        before = len(self.folded)
         for count, outcome in enumerate(waiting):
             if self.progress is not None and count % 16 == 0:
-                self.progress("fold", self.done, self.total)
+                self.progress("fold", len(self.folded), len(self.folded) + len(waiting) - count)
             self._offer_upstream(outcome)
-        rest = [outcome for outcome in waiting if outcome.plan is None]
-        for outcome in reversed(rest):
+        for outcome in reversed([outcome for outcome in waiting if outcome.plan is None]):
             self._offer_downstream(outcome)
-        rest = [outcome for outcome in rest if outcome.plan is None]
-        return rest if self.done > before else []
+        return len(self.folded) > before
+
+    def cut(self, outcome: Outcome) -> bool:
+        """Fold a part of a chain that does not go as a whole; whether there is one."""
+        nodes = outcome.site.nodes
+        if outcome.kind != "chain" or outcome.source is None or not 1 < len(nodes) <= LONGEST_CUT:
+            return False
+        if outcome.refusal is not None and outcome.refusal.code == Code.OUTSIDE_SOURCES:
+            return False
+        for head in (self._piece(outcome, 0, place) for place in range(len(nodes) - 1, 0, -1)):
+            self._offer_upstream(head)
+            if head.plan is not None:
+                return True
+        for tail in (self._piece(outcome, place, len(nodes)) for place in range(1, len(nodes))):
+            self._offer_downstream(tail)
+            if tail.plan is not None:
+                return True
+        return False
+
+    def merge(self) -> bool:
+        """Merge branches, where that is asked for; whether any could be."""
+        before = len(self.folded)
+        for plan, gone, into in merges(self.facts) if self.options.merge_branches else ():
+            if is_wanted(self.facts, (gone,), self.options):
+                outcome = replace(open_outcome(self.facts, Site("branch", (gone,))), plan=plan, into=into)
+                self.editor.apply(plan)
+                self.folded.append(outcome)
+        return len(self.folded) > before
+
+    def _piece(self, outcome: Outcome, start: int, stop: int) -> Outcome:
+        nodes = outcome.site.nodes[start:stop]
+        slot = chain.mapped_slot(self.facts, nodes[0])
+        piece = open_outcome(self.facts, Site("chain", nodes, 0 if slot is None else slot))
+        piece.source = self._source(piece.site)
+        return piece
+
+    def _source(self, site: Site) -> Source | None:
+        found = chain.source(self.facts, site)
+        return None if isinstance(found, Refusal) else found
 
     def _offer_upstream(self, outcome: Outcome) -> None:
         site = outcome.site
@@ -127,31 +119,43 @@ class _Fixpoint:
             outcome.refusal, outcome.source = found, None
             return
         outcome.source = found
-        answer = self._wanted(outcome, pull(self.facts, site, found, self.options))
-        if isinstance(answer, Refusal):
-            beside = self._wanted(outcome, sibling(self.facts, site, found))
-            if isinstance(beside, Refusal):
-                beside = self._wanted(outcome, residual(self.facts, site, found, self.options))
-            answer = answer if isinstance(beside, Refusal) else beside
-        self._settle(outcome, answer)
+        self._settle(outcome, self._upstream(site, found))
+
+    def _upstream(self, site: Site, source: Source) -> Plan | Refusal:
+        """The plan of the first way that is open; else why what lies upstream cannot."""
+        refusal: Refusal | None = None
+        for plan in self._ways(site, source):
+            answer = plan if isinstance(plan, Refusal) else self._wanted(site, source, plan)
+            if isinstance(answer, Plan):
+                return answer
+            refusal = refusal or answer
+        assert refusal is not None
+        return refusal
+
+    def _ways(self, site: Site, source: Source) -> Iterator[Plan | Refusal]:
+        yield pull(self.facts, site, source, self.options)
+        yield sibling(self.facts, site, source)
+        yield residual(self.facts, site, source, self.options)
 
     def _offer_downstream(self, outcome: Outcome) -> None:
+        if outcome.source is not None and outcome.kind == "chain":  # its constants may have changed since
+            outcome.source = self._source(outcome.site)
         if outcome.source is None:
             return
         upstream = outcome.refusal
-        answer = self._wanted(outcome, push(self.facts, outcome.site, outcome.source, self.options))
+        site, source = outcome.site, outcome.source
+        answer = self._wanted(site, source, push(self.facts, site, source, self.options))
         if isinstance(answer, Refusal) and self.options.partial and answer.code == Code.SHIFT_MEETS_PADDING:
-            left = self._wanted(outcome, partial(self.facts, outcome.site, outcome.source, self.options))
-            answer = answer if isinstance(left, Refusal) else left
+            left = self._wanted(site, source, partial(self.facts, site, source, self.options))
+            answer = answer if isinstance(left, Refusal) and left.code != Code.RANGE_RISK else left
         if isinstance(answer, Refusal) and upstream is not None:
-            answer = _both(upstream, answer)
+            answer = both(upstream, answer)
         self._settle(outcome, answer)
 
-    def _wanted(self, outcome: Outcome, answer: Plan | Refusal) -> Plan | Refusal:
+    def _wanted(self, site: Site, source: Source, answer: Plan | Refusal) -> Plan | Refusal:
         if isinstance(answer, Refusal):
             return answer
-        assert outcome.source is not None
-        return unwanted(self.facts, outcome.site, outcome.source, answer, self.options) or answer
+        return unwanted(self.facts, site, source, answer, self.options) or answer
 
     def _settle(self, outcome: Outcome, answer: Plan | Refusal) -> None:
         if isinstance(answer, Refusal):
@@ -160,40 +164,4 @@ class _Fixpoint:
         outcome.plan, outcome.refusal = answer, None
         outcome.into = ", ".join(dict.fromkeys(label(self.facts.nodes[node]) for node in answer.absorbers)) or None
         self.editor.apply(answer)
-        self.done += 1
-
-    def cut(self, outcome: Outcome) -> list[Outcome] | None:
-        """Two pieces of a chain of which one has been folded; None where no cut helps."""
-        nodes = outcome.site.nodes
-        for place in reversed(range(1, len(nodes))):  # as much as possible upstream
-            head, tail = self._pieces(outcome, place)
-            self._offer_upstream(head)
-            if head.plan is not None:
-                self.has_cut = True
-                return [head, tail]
-        for place in range(1, len(nodes)):  # as much as possible downstream
-            head, tail = self._pieces(outcome, place)
-            tail.source = self._source(tail.site)
-            self._offer_downstream(tail)
-            if tail.plan is not None:
-                self.has_cut = True
-                return [head, tail]
-        return None
-
-    def _source(self, site: Site) -> Source | None:
-        found = chain.source(self.facts, site)
-        return None if isinstance(found, Refusal) else found
-
-    def _pieces(self, outcome: Outcome, place: int) -> Iterator[Outcome]:
-        nodes = outcome.site.nodes
-        slot = chain.mapped_slot(self.facts, nodes[place])
-        yield replace(_open(self.facts, Site("chain", nodes[:place], outcome.site.slot)), refusal=outcome.refusal)
-        tail = _open(self.facts, Site("chain", nodes[place:], 0 if slot is None else slot))
-        yield replace(tail, refusal=outcome.refusal)
-
-
-def _both(upstream: Refusal, downstream: Refusal) -> Refusal:
-    """One reason out of two: that of the direction which got as far as something with weights, else upstream's."""
-    if downstream.code in NEAR and upstream.code not in NEAR:
-        return Refusal(downstream.code, f"{downstream.message}; upstream: {upstream.message}", downstream.node)
-    return Refusal(upstream.code, f"{upstream.message}; downstream: {downstream.message}", upstream.node)
+        self.folded.append(outcome)

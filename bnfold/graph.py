@@ -4,7 +4,8 @@ Built in one pass, each question answered in constant time. Nothing here changes
 does, and keeps these facts true while it works.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import heapq
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +34,8 @@ class GraphFacts:
 
     Attributes:
         nodes: the nodes, in the order of the file.
-        order: their indices in a topological order; that of the file, where it is one.
+        order: their indices in a topological order that does not depend on the order of the file: by depth, then by
+            the name of what they make.
         removed: the indices of those that are no more.
         shapes: the shapes of values.
 
@@ -70,7 +72,7 @@ class GraphFacts:
         self._counts: dict[str, int] = {}
         self._copies: dict[str, str] = {}
         self._positions: dict[int, int] = {}
-        self.order: Sequence[int] = range(len(self.nodes))
+        self.order: Sequence[int] = ()
         self._index_nodes()
         self._check_outputs()
         self._taken = {*self.producers, *self.uses, *self.inputs, *self.constants.stored, *self.sparse}
@@ -79,9 +81,14 @@ class GraphFacts:
     def _index_nodes(self) -> None:
         known = self.inputs.keys() | self.constants.stored.keys() | self.sparse | {""}
         in_order = True
+        depths = [0] * len(self.nodes)
         for i, node in enumerate(self.nodes):
             reads = self._index_reads(i, node)
-            in_order = in_order and all(name in known or name in self.producers for name in reads)
+            makers = [self.producers[name] for name in reads if name in self.producers]
+            depths[i] = 1 + max([depths[maker] for maker in makers], default=0)
+            in_order = in_order and (
+                len(makers) == len(reads) or all(n in known or n in self.producers for n in reads)
+            )
             for value in filter(None, node.output):
                 if value in self.producers or value in known:
                     raise InvalidModelError(
@@ -89,7 +96,10 @@ class GraphFacts:
                     )
                 self.producers[value] = i
         if not in_order:
-            self.order = self._sort(known)
+            depths = self._sort(known)
+        keys = [(depth, next(iter(node.output), "")) for depth, node in zip(depths, self.nodes, strict=True)]
+        self.order = sorted(range(len(keys)), key=keys.__getitem__)
+        self._positions = {index: place for place, index in enumerate(self.order)}
         self.constants.index(self.order)
 
     def _check_outputs(self) -> None:
@@ -109,7 +119,7 @@ class GraphFacts:
         return [*node.input, *captured]
 
     def _sort(self, known: AbstractSet[str]) -> list[int]:
-        """A topological order, for the files whose nodes are in none. Runtimes take those, and so do we."""
+        """The depth of each node, for files whose nodes are in no topological order. Runtimes take those too."""
         waiting: dict[int, int] = {}
         readers: dict[int, list[int]] = {}
         for i, node in enumerate(self.nodes):
@@ -121,16 +131,24 @@ class GraphFacts:
             waiting[i] = len(sources)
             for source in sources:
                 readers.setdefault(source, []).append(i)
+        depths = [1] * len(self.nodes)
         order = [i for i, count in waiting.items() if not count]
         for i in order:  # grows while it is walked: Kahn's algorithm
             for reader in readers.get(i, ()):
                 waiting[reader] -= 1
+                depths[reader] = max(depths[reader], depths[i] + 1)
                 if not waiting[reader]:
                     order.append(reader)
         if len(order) < len(self.nodes):
             stuck = next(i for i, count in waiting.items() if count)
             raise InvalidModelError(f"the graph has a cycle through, or before, {label(self.nodes[stuck])}")
-        return order
+        return depths
+
+    def live(self) -> Iterator[int]:
+        """The nodes that are there now, in topological order."""
+        late = sorted(self._late, key=self._late.__getitem__)
+        order = heapq.merge(self.order, late, key=self.position) if late else self.order
+        return (index for index in order if index not in self.removed)
 
     def only_input(self, node: int) -> str:
         """The first input of a node that must have one.
@@ -181,10 +199,6 @@ class GraphFacts:
         """Where the node stands in `order`."""
         if node in self._late:
             return self._late[node]
-        if isinstance(self.order, range):
-            return node
-        if not self._positions:
-            self._positions = {index: place for place, index in enumerate(self.order)}
         return self._positions[node]
 
     def add_node(self, node: NodeProto, behind: int) -> int:

@@ -8,38 +8,32 @@ is placed where it reads what it read: its first tap at (pad_begin of the larger
 and the same room behind. Exact: real numbers are added, and rounded once. Source: Ding et al. 2021, figure 4.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from bnfold.affine import Float64Array
-from bnfold.editor import Editor
 from bnfold.edits import Edit, Plan, SetConstant
-from bnfold.find import Site
-from bnfold.fixpoint import Outcome
 from bnfold.graph import GraphFacts
 from bnfold.nodes import int_attribute, ints_attribute, label, text_attribute
 from bnfold.refusals import Refusal
 from bnfold.rules.weights import PlainWeight, finite, multiply, read_bias, read_weight
 from bnfold.tensors import ExactTensor
-from bnfold.text import printable
 
 
-def merge_branches(facts: GraphFacts, editor: Editor) -> list[Outcome]:
-    """Merge every pair of parallel Conv that can be merged exactly; one outcome for each that went."""
-    outcomes: list[Outcome] = []
-    for index in facts.order:
+def merges(facts: GraphFacts) -> Iterator[tuple[Plan, int, str]]:
+    """Every pair of parallel Conv that can be merged exactly: the plan, the Conv that goes, what takes it in.
+
+    The plans have to be applied as they come.
+    """
+    for index in list(facts.live()):
         if index in facts.removed or facts.op(index) != "Add" or facts.opset() < 7:
             continue
         pair = _pair(facts, index)
         plan = None if pair is None else _plan(facts, index, *pair)
         if pair is None or plan is None:
             continue
-        gone = facts.nodes[pair[1]]
-        into = label(facts.nodes[pair[0]])
-        outcome = Outcome(Site("branch", plan.removed), "branch", label(gone), printable(gone.output[0]), None)
-        editor.apply(plan)
-        outcome.plan, outcome.into = plan, into
-        outcomes.append(outcome)
-    return outcomes
+        yield plan, pair[1], label(facts.nodes[pair[0]])
 
 
 def _pair(facts: GraphFacts, add: int) -> tuple[int, int] | None:

@@ -204,8 +204,10 @@ class Refusal:
         code: from the closed list.
         message: a sentence with the names of the nodes and values at issue.
         node: the node that stands in the way, as a label; None where it is the site itself.
+        quiet: there is nothing to be won, so that by default the site is not worth a line.
     """
 
     code: Code
     message: str
     node: str | None = None
+    quiet: bool = False

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -11,12 +10,12 @@ from onnx import NodeProto
 import bnfold
 from bnfold.document import Document
 from bnfold.editor import Editor
-from bnfold.find import Site, batchnorm, chain
-from bnfold.fixpoint import Outcome, fold_all
+from bnfold.find import batchnorm
+from bnfold.fixpoint import fold_all
 from bnfold.graph import GraphFacts
-from bnfold.merge import merge_branches
 from bnfold.nodes import label
 from bnfold.options import FoldOptions
+from bnfold.outcome import Outcome
 from bnfold.refusals import Code, Refusal
 from bnfold.report import ModelFacts, Report, SiteReport
 from bnfold.text import printable
@@ -35,11 +34,7 @@ def rewrite(
     facts = GraphFacts(document.proto, document.folder, freeze_inputs=options.freeze_inputs, lifted=document.lifted)
     before = _model_facts(document, document.path)
     editor = Editor(facts)
-    named = [(site, _names(facts, site)) for site in find_sites(facts, options)]
-    wanted = [site for site, names in named if _is_wanted(names, options)]
-    outcomes = fold_all(facts, editor, wanted, options, progress)
-    if options.merge_branches:
-        outcomes += merge_branches(facts, editor)
+    outcomes = fold_all(facts, editor, options, progress)
     sites = [_report(outcome) for outcome in outcomes if _is_listed(outcome, options)]
     sites += [_hidden_site(node, code) for node, code in batchnorm.hidden_sites(facts)]
     if any(site.outcome == "folded" for site in sites):
@@ -58,33 +53,12 @@ def rewrite(
     )
 
 
-def find_sites(facts: GraphFacts, options: FoldOptions) -> list[Site]:
-    """All sites of the main graph, in topological order."""
-    found = list(batchnorm.sites(facts))
-    if options.sources == "bn":
-        return found
-    chains = list(chain.sites(facts))
-    if not chains:
-        return found
-    return sorted([*found, *chains], key=lambda site: facts.position(site.nodes[0]))
-
-
-def _names(facts: GraphFacts, site: Site) -> tuple[str, ...]:
-    return tuple(name for node in site.nodes for name in (facts.nodes[node].name, *facts.nodes[node].output) if name)
-
-
-def _is_wanted(names: tuple[str, ...], options: FoldOptions) -> bool:
-    """Whether the site's nodes or outputs match --only, if given, and do not match --exclude."""
-    if not options.only and not options.exclude:
-        return True
-    chosen = not options.only or any(fnmatchcase(name, pattern) for name in names for pattern in options.only)
-    return chosen and not any(fnmatchcase(name, pattern) for name in names for pattern in options.exclude)
-
-
 def _is_listed(outcome: Outcome, options: FoldOptions) -> bool:
     """Whether a site that stays is worth a line: scalars and odd constants are only beside a convolution."""
     if outcome.kind != "chain" or outcome.plan is not None or options.sources == "all":
         return True
+    if outcome.refusal is not None and outcome.refusal.quiet:
+        return False
     if outcome.source is not None and outcome.source.affine.axes == ():
         return False
     return outcome.beside_conv or (outcome.source is not None and outcome.source.per_map)

@@ -1,5 +1,6 @@
 """The last step of editing: pending numbers are written, dead messages removed, each list in one sweep."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +8,17 @@ from typing import Any
 from onnx import TensorProto, TensorShapeProto, ValueInfoProto
 
 from bnfold.graph import GraphFacts
-from bnfold.tensors import ArrayTensor, Tensor, bytes_of, declare, is_external, is_in_file, write_into
+from bnfold.tensors import (
+    ArrayTensor,
+    ScaledTensor,
+    StoredTensor,
+    Tensor,
+    bytes_of,
+    declare,
+    is_external,
+    is_in_file,
+    write_into,
+)
 from bnfold.wire import SMALLEST
 
 
@@ -34,8 +45,34 @@ class Sweep:
         Returns:
             The constants whose numbers are yet to be written, by name.
         """
+        graph = facts.graph
+        changed = self._write()
+        self._sweep_nodes(facts)
+        _remove(graph.initializer, lambda tensor: tensor.name in self.dead_tensors)
+        _remove(graph.input, lambda value: value.name in frozen)
+        for value in (*graph.input, *graph.value_info):
+            if value.name in self.new_names:
+                value.name = self.new_names[value.name]
+                if value.name in self.pending:
+                    _set_shape(value, self.pending[value.name][1].shape)
+        for annotation in graph.quantization_annotation:
+            annotation.tensor_name = self.new_names.get(annotation.tensor_name, annotation.tensor_name)
+        gone = self.dead_values | self.dead_tensors
+        _remove(graph.input, lambda value: value.name in self.dead_tensors)
+        _remove(graph.value_info, lambda value: value.name in gone)
+        _remove(graph.quantization_annotation, lambda entry: entry.tensor_name in gone)
+        self.pending.clear()
+        return changed
+
+    def _write(self) -> dict[str, Tensor]:
+        """Write the pending numbers into the model; returns those that are written with the file."""
+        alive = {name: held for name, held in self.pending.items() if name not in self.dead_tensors}
+        sources = Counter(id(source) for _, tensor in alive.values() if (source := _source(tensor)) is not None)
+        for name, (proto, tensor) in alive.items():
+            if sources[id(_source(tensor))] > 1 and not is_in_file(tensor):  # one is written over the other's source
+                alive[name] = (proto, ArrayTensor(tensor.array()))
         changed: dict[str, Tensor] = {}
-        for proto, tensor in self.pending.values():
+        for proto, tensor in alive.values():
             if is_external(proto):
                 if tuple(proto.dims) != tensor.shape:  # a C of Gemm that was one number
                     del proto.dims[:]
@@ -46,22 +83,6 @@ class Sweep:
                 declare(proto, tensor)
             else:
                 write_into(proto, tensor)
-        graph = facts.graph
-        self._sweep_nodes(facts)
-        _remove(graph.initializer, lambda tensor: tensor.name in self.dead_tensors)
-        gone = self.dead_values | self.dead_tensors
-        _remove(graph.input, lambda value: value.name in self.dead_tensors or value.name in frozen)
-        for value in (*graph.input, *graph.value_info):
-            if value.name in self.new_names:
-                value.name = self.new_names[value.name]
-                if value.name in self.pending:
-                    _set_shape(value, self.pending[value.name][1].shape)
-        for annotation in graph.quantization_annotation:
-            if annotation.tensor_name in self.new_names:
-                annotation.tensor_name = self.new_names[annotation.tensor_name]
-        _remove(graph.value_info, lambda value: value.name in gone)
-        _remove(graph.quantization_annotation, lambda entry: entry.tensor_name in gone)
-        self.pending.clear()
         return changed
 
     def _sweep_nodes(self, facts: GraphFacts) -> None:
@@ -73,6 +94,12 @@ class Sweep:
             ranks = {id(node): behind.get(id(node), (i, 0)) for i, node in enumerate(nodes)}
             facts.graph.node.sort(key=lambda node: ranks[id(node)])
         _remove(facts.graph.node, lambda node: id(node) in dead)
+
+
+def _source(tensor: Tensor) -> TensorProto | None:
+    """The message that the numbers of `tensor` are computed from."""
+    source = tensor.source if isinstance(tensor, ScaledTensor) else tensor
+    return source.proto if isinstance(source, StoredTensor) else None
 
 
 def _set_shape(value: ValueInfoProto, shape: tuple[int, ...]) -> None:

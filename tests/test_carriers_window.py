@@ -387,7 +387,7 @@ def test_carried(proto: ModelProto, affine: ChannelAffine, *, pulls: bool) -> No
         (single("Pad", X, {"pads": PADS}), ANY, Code.SHIFT_MEETS_PADDING),
         (single("Pad", X, {"pads": PADS, "value": 1.0}), SCALE, Code.SHIFT_MEETS_PADDING),
         (single("Pad", X, {"pads": PADS, "value": -np.inf}), NEGATIVE, Code.SHIFT_MEETS_PADDING),
-        (single("Pad", X, {"pads": PADS}), ROWS, Code.NOT_PER_MAP),
+        (single("Pad", X, {"pads": PADS}, mode="reflect"), ROWS, Code.NOT_PER_MAP),
         (single("Resize", X, {"roi": ROI, "scales": TWICE}), ROWS, Code.NOT_PER_MAP),
         (single("Resize", X, {"roi": ROI, "scales": TWICE}, coordinate_transformation_mode="tf_crop_and_resize"),
          EQUAL, Code.SHIFT_MEETS_PADDING),

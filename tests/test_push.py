@@ -10,6 +10,7 @@ from tests.folding import check, fold, graph
 BN = "[bn] n = BN <maps = 4> (x)\n"
 CONV, PADDED = "[conv] y = Conv (n, w, b)", "[pad] {} = Conv <pads = [1, 1, 1, 1]> (n, v)"
 W = {"w": (5, 4, 1, 1), "b": (5,)}
+TURNED = "r = Transpose <perm = [0, 2, 1]> (p)\ny = BN <maps = 2> (r)"
 
 
 def test_names_and_annotations():
@@ -106,8 +107,8 @@ def test_what_an_if_captures_stays(inside):
     """A branch reads the map's output, or what was carried from it: nothing moves."""
     text = f"""<ir_version: 8, opset_import: ["" : 17]>
     g (float[2,4,6,6] x, bool[1] cond) => (float[2,4,6,6] y, float[2,4,6,6] z)
-    <float[1,1,1,1] w = {{2}}, float[4] g = {{1,2,3,4}}, float[4] b = {{1,2,3,4}}, float[4] m = {{1,2,3,4}}, float[4] v = {{1,1,1,1}},
-     float[4,1,1,1] k = {{1,2,3,4}}> {{
+    <float[1,1,1,1] w = {{2}}, float[4] g = {{1,2,3,4}}, float[4] b = {{1,2,3,4}}, float[4] m = {{1,2,3,4}},
+     float[4] v = {{1,1,1,1}}, float[4,1,1,1] k = {{1,2,3,4}}> {{
       [bn] n = BatchNormalization (x, g, b, m, v)
       h = Identity (n)
       y = Conv <group = 4> (h, k)
@@ -133,8 +134,8 @@ def test_two_maps_in_a_row_before_a_conv():
     check(graph(text, **W), folded=2, nodes="Conv", limit=4e-6)
 
 
-def test_nodes_on_no_path_become_more():
-    """BN -> MatMul of three axes with two readers: the shift would add a node to each; a path may not get longer."""
+def test_two_matmuls_behind_one_map():
+    """The shift adds a node behind each, so that there are more nodes, but on no path."""
     text = "[bn] n = BN <maps = 4> (x)\nt = Transpose <perm = [0, 2, 1]> (n)\ny = MatMul (t, m)\nz = MatMul (t, k)"
     proto = graph(text, (2, 4, 6), m=(4, 3), k=(4, 3), outputs=("y", "z"))
     result = check(proto, folded=len(fold(proto).folded), left=[s.code for s in fold(proto).refused], limit=4e-6)
@@ -185,3 +186,28 @@ def test_free_sizes(x):
     """Batch, height and width may be free where no padding is read."""
     proto = graph(BN + CONV, x, **W)
     check(proto, nodes="Conv", limit=4e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "x"),
+    [
+        ("h = MatMul (x, m)\np, z = Split <axis = 2> (h, half)\na = Mul (p, k)\ny = Add (a, t)", (2, 3, 4)),
+        ("h = MatMul (x, m)\np, z = Split <axis = 2> (h, half)\n" + TURNED, (2, 3, 4)),
+        ("h = MatMul (m, x)\np, z = Split <axis = 1> (h, half)\ny = BN <maps = 2> (p)", (2, 4, 3)),
+    ],
+    ids=["chain", "transposed", "left"],
+)  # fmt: skip
+def test_a_new_bias_lengthens_no_path_beside(text, x):
+    """One piece is mapped, the other is an output: a new Add behind the MatMul would be on its path too."""
+    held = {"m": (4, 4), "half": np.array([2, 2]), "k": (2,), "t": (2,)}
+    used = {name: value for name, value in held.items() if f", {name})" in text or f"({name}," in text}
+    proto = graph(text, x, **used, outputs=("y", "z"))
+    result = fold(proto)
+    check(proto, folded=len(result.folded), left=[site.code for site in result.refused], limit=4e-6)
+
+
+def test_a_conv_before_a_split_may_take_one_piece_in():
+    """A Conv has a bias of its own: no path is longer, and the other piece stays bit by bit what it was."""
+    text = "h = Conv (x, w)\np, z = Split <axis = 1> (h, half)\ny = BN <maps = 2> (p)"
+    result = check(graph(text, w=(4, 4, 1, 1), half=np.array([2, 2]), outputs=("y", "z")), limit=4e-6)
+    assert ops(result.model) == ["Conv", "Split"]

@@ -127,7 +127,8 @@ def test_through_several_sums(case):
 
 def test_two_maps_of_one_x():
     """BN(x) + BN(x) + Conv(x): both become the same tap, rounded together."""
-    text = "c = Conv <pads = [1, 1, 1, 1]> (x, w)\nm = BN <maps = 4> (x)\nn = BN <maps = 4> (x)\na = Add (m, c)\ny = Add (a, n)"
+    text = "c = Conv <pads = [1, 1, 1, 1]> (x, w)\nm = BN <maps = 4> (x)\nn = BN <maps = 4> (x)\n"
+    text += "a = Add (m, c)\ny = Add (a, n)"
     check(graph(text, w=(4, 4, 3, 3)), folded=2, nodes="Conv", limit=4e-6)
 
 

@@ -1,6 +1,6 @@
 """What may be folded: one file for each kind of source."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bnfold.affine import ChannelAffine
 
@@ -35,3 +35,7 @@ class Source:
     overridable: tuple[str, ...] = ()
     scales_maps: bool = True
     per_map: bool = True
+
+    def scaling(self) -> "Source":
+        """The same without the shift."""
+        return replace(self, affine=self.affine.scaling())

@@ -38,7 +38,7 @@ PARAMETERS = ("gamma", "beta", "mean", "var")
 
 def sites(facts: GraphFacts) -> Iterator[Site]:
     """The BatchNormalization nodes of the main graph, in topological order."""
-    return (Site(OP, (i,)) for i in facts.order if facts.op(i) == OP)
+    return (Site(OP, (i,)) for i in facts.live() if facts.op(i) == OP)
 
 
 def hidden_sites(facts: GraphFacts) -> Iterator[tuple[NodeProto, Code]]:

@@ -30,7 +30,7 @@ MOST_ELEMENTS = 2**20  # of a constant that varies along several axes
 def sites(facts: GraphFacts) -> Iterator[Site]:
     """Every maximal chain, in topological order of their first nodes."""
     taken: set[int] = set()
-    for index in facts.order:
+    for index in facts.live():
         if facts.op(index) not in OPERATORS or index in taken:
             continue
         slot = mapped_slot(facts, index)

@@ -14,9 +14,8 @@ from bnfold.graph import GraphFacts
 from bnfold.nodes import label
 from bnfold.options import FoldOptions
 from bnfold.plan.push import push
-from bnfold.plan.walk import ends
+from bnfold.plan.walk import HALF, add_tensor, ends
 from bnfold.refusals import Code, Refusal
-from bnfold.rules.weights import finite
 
 
 def partial(facts: GraphFacts, site: Site, source: Source, options: FoldOptions) -> Plan | Refusal:
@@ -30,23 +29,13 @@ def partial(facts: GraphFacts, site: Site, source: Source, options: FoldOptions)
         shift = np.where(affine.shift == 0, 0.0, affine.shift / affine.scale)
     if not np.isfinite(shift).all():
         return Refusal(Code.SHIFT_MEETS_PADDING, f"a map of {at} has scale 0, and its shift cannot be divided by it")
-    scaling = Source(affine.scaling(), source.overridable, source.scales_maps, source.per_map)
-    plan = push(facts, site, scaling, options)
+    plan = push(facts, site, source.scaling(), options)
     if isinstance(plan, Refusal):
         return plan
-    rank, dtype = facts.shapes.rank(start), facts.constants.value_type(start)
-    if dtype is None or (rank is None and affine.axes != (1,)):
-        return Refusal(Code.UNKNOWN_SHAPE, f"type or rank of what {at} maps is not known")
-    absorber = next((facts.nodes[node] for node in plan.absorbers), None)
-    weight = facts.shapes.of(absorber.input[1]) if absorber is not None else None
-    rank = rank if rank is not None else len(weight or ())
-    if rank <= max(affine.axes, default=0):
-        return Refusal(Code.UNKNOWN_SHAPE, f"the rank of what {at} maps is not known")
-    sizes = affine.sizes()
-    first = min(affine.axes, default=rank)
-    tensor = finite(
-        facts.nodes[last], None, shift.reshape([sizes.get(axis, 1) for axis in range(first, rank)]), dtype
-    )
+    dtype = facts.constants.value_type(start)
+    if dtype in HALF and not options.assume_range:
+        return Refusal(Code.RANGE_RISK, f"in {dtype} the Add that {at} would become could overflow", at)
+    tensor = add_tensor(facts, site, affine, shift, dtype)
     if isinstance(tensor, Refusal):
         return tensor
     add: Edit = TurnIntoAdd(last, start, tensor, f"{end}_shift")

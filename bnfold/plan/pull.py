@@ -2,20 +2,22 @@
 
 import heapq
 import itertools
+from dataclasses import replace
 
 from bnfold.affine import ChannelAffine
-from bnfold.edits import Clone, Plan
+from bnfold.edits import AddBias, Clone, Plan, TurnIntoAdd
 from bnfold.find import Site, Source
 from bnfold.graph import GraphFacts, Use
 from bnfold.nodes import label
 from bnfold.options import FoldOptions
-from bnfold.plan.walk import NO_RULE, Walk, cannot, ends
+from bnfold.plan.walk import NO_RULE, Walk, add_tensor, cannot, ends
 from bnfold.reading import is_constant
 from bnfold.refusals import Code, Refusal
 from bnfold.rules import Step, rules
 from bnfold.rules.broadcast import constant_edit
 from bnfold.text import printable
 
+SIZES = frozenset(["Shape", "Size"])
 PIECES = frozenset(["Gather", "Shape", "Size", "Slice", "Split"])  # readers that may leave some maps alone
 # Reasons that a copy of the absorber does away with.
 CLONABLE = (Code.PRODUCER_SHARED, Code.PRODUCER_IS_OUTPUT, Code.CAPTURED_BY_SUBGRAPH)
@@ -58,9 +60,27 @@ def pull(
             refusal = _ask(walk, asked, heap, Use(producer, slot), wanted, computes=step.computes)
             if refusal is not None:
                 return refusal
-    if walk.only_moves(site):
-        return Refusal(Code.PRODUCER_CANNOT_ABSORB, "one Add would only become another")
-    return walk.plan("pull", site, source, takes_place=((start, end),))
+    refusal = walk.not_worth(site, Code.PRODUCER_CANNOT_ABSORB)
+    if refusal is None and walk.new_add is not None and (walk.leaks or len(walk.absorbers) == 1):
+        return _leaving_an_add(facts, site, source, options, walk.new_add)
+    return refusal or walk.plan("pull", site, source, takes_place=((start, end),))
+
+
+def _leaving_an_add(
+    facts: GraphFacts, site: Site, source: Source, options: FoldOptions, add: AddBias
+) -> Plan | Refusal:
+    """The plan by which the scale goes upstream, and the site becomes the Add that a MatMul lacks."""
+    start = ends(facts, site)[0]
+    plan = pull(facts, site, source.scaling(), options)
+    if isinstance(plan, Refusal):
+        return plan
+    shift = add_tensor(facts, site, source.affine, source.affine.shift, add.tensor.dtype)
+    if isinstance(shift, Refusal):
+        return shift
+    turned = TurnIntoAdd(site.nodes[-1], start, shift, f"{start}_bias")
+    return replace(
+        plan, removed=site.nodes[:-1], edits=(*plan.edits, turned), takes_place=(), carried=(start, *plan.carried)
+    )
 
 
 def _upstream(facts: GraphFacts, value: str) -> float:
@@ -109,13 +129,25 @@ def _answer_pull(
     step = rule.pull(facts, producer, affine, list(node.output).index(value))
     if isinstance(step, Refusal):
         return step
+    walk.leaks = walk.leaks or _leaks(facts, producer, value, asked)
     if shared is not None:
-        if not step.absorbs or step.asks or len(node.output) > 1:
+        foreign = any(edit.node != producer for edit in step.edits)  # a DequantizeLinear that both would read
+        if not step.absorbs or step.asks or foreign or len(node.output) > 1:
             return shared
         walk.clones.append(Clone(producer, value, tuple(asked)))
         walk.notes.append(f"{label(node)} is cloned: one more {node.op_type}, and weights of its own")
     walk.take(producer, step)
     return step
+
+
+def _leaks(facts: GraphFacts, producer: int, value: str, asked: dict[Use, ChannelAffine]) -> bool:
+    """Whether a path leads from this node past the site: by another output, or by a reader that does not care."""
+    outputs = facts.nodes[producer].output
+    if len(outputs) > 1 and any(name != value and facts.users(name) for name in outputs):
+        return True
+    if len(facts.users(value)) == len(asked):
+        return False
+    return any(use not in asked and facts.op(use.node) not in SIZES for use in facts.users(value))
 
 
 def _used_elsewhere(

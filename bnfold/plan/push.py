@@ -9,9 +9,12 @@ from bnfold.graph import GraphFacts
 from bnfold.nodes import label
 from bnfold.options import FoldOptions
 from bnfold.plan.walk import NO_RULE, Walk, cannot, ends
+from bnfold.reading import is_constant
 from bnfold.refusals import Code, Refusal
 from bnfold.rules import rules
 from bnfold.text import printable
+
+JOINS = frozenset(["Add", "Concat", "Sub", "Sum"])  # where a path of data may come in from the side
 
 
 def push(facts: GraphFacts, site: Site, source: Source, options: FoldOptions) -> Plan | Refusal:
@@ -30,6 +33,9 @@ def push(facts: GraphFacts, site: Site, source: Source, options: FoldOptions) ->
         if isinstance(step, Refusal):
             return step
         walk.take(node, step)
+        if facts.op(node) in JOINS and not walk.leaks:
+            others = [name for slot, name in enumerate(facts.nodes[node].input) if slot not in changes[node]]
+            walk.leaks = not all(not name or is_constant(facts, name) for name in others)
         for slot, affine in changes[node].items() if step.computes else ():
             if risk := walk.range_risk(node, facts.nodes[node].input[slot], affine, pulls=False):
                 return risk
@@ -41,9 +47,11 @@ def push(facts: GraphFacts, site: Site, source: Source, options: FoldOptions) ->
         return refusal
     if not facts.users(end):
         return Refusal(Code.CONSUMER_CANNOT_ABSORB, f"nothing reads {printable(end)!r}")
-    if walk.only_moves(site):
-        return Refusal(Code.CONSUMER_CANNOT_ABSORB, "one Add would only become another")
-    return walk.plan("push", site, source, rewired=((end, start),))
+    refusal = walk.not_worth(site, Code.CONSUMER_CANNOT_ABSORB)
+    if refusal is None and walk.new_add is not None and walk.leaks:
+        at = label(facts.nodes[walk.new_add.node])
+        refusal = Refusal(Code.CONSUMER_CANNOT_ABSORB, f"{at} would need an Add, also on paths that lose nothing", at)
+    return refusal or walk.plan("push", site, source, rewired=((end, start),))
 
 
 def _spread(

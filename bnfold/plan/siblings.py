@@ -23,6 +23,7 @@ from bnfold.find import Site, Source
 from bnfold.graph import GraphFacts
 from bnfold.nodes import int_attribute, ints_attribute, label, text_attribute
 from bnfold.plan.walk import ends
+from bnfold.reading import is_constant
 from bnfold.refusals import Code, Refusal
 from bnfold.rules.weights import PlainWeight, finite, multiply, read_bias, read_weight
 from bnfold.tensors import ExactTensor
@@ -36,11 +37,11 @@ def sibling(facts: GraphFacts, site: Site, source: Source) -> Plan | Refusal:
     """The plan by which a Conv beside the site takes its map in, or why there is none."""
     start, end = ends(facts, site)
     total = sum_of(facts, end)
-    own = None if total is None else next((sign for value, sign in branches(facts, total) if value == end), None)
-    if total is None or own is None or _is_minuend(facts, end):
+    own = None if total is None else next((sign for value, sign in branches(facts, total, end) if value == end), None)
+    if total is None or own is None or not _may_go(facts, end):
         return Refusal(Code.CONSUMER_CANNOT_ABSORB, f"{printable(end)!r} is not one branch of a sum")
     refusal = Refusal(Code.CONSUMER_CANNOT_ABSORB, f"no Conv of {printable(start)!r} is another branch of the sum")
-    for value, sign in branches(facts, total):
+    for value, sign in branches(facts, total, end):
         producer = facts.producer(value)
         if producer is None or facts.op(producer) != "Conv" or facts.nodes[producer].input[0] != start:
             continue
@@ -67,13 +68,22 @@ def sum_of(facts: GraphFacts, value: str) -> int | None:
     return sums[-1] if sums else None
 
 
-def _is_minuend(facts: GraphFacts, value: str) -> bool:
-    """Whether something is subtracted from `value`: without it, that would need a Neg."""
-    return any(facts.op(use.node) == "Sub" and use.slot == 0 for use in facts.users(value))
+def _may_go(facts: GraphFacts, value: str) -> bool:
+    """Whether the sum that reads `value` can do without it.
+
+    What is subtracted from it would need a Neg, and beside a constant it is no branch but a part of a chain.
+    """
+    use = next(iter(facts.users(value)))
+    others = [name for slot, name in enumerate(facts.nodes[use.node].input) if slot != use.slot]
+    minuend = facts.op(use.node) == "Sub" and use.slot == 0
+    return not minuend and not all(is_constant(facts, name) for name in others)
 
 
-def branches(facts: GraphFacts, total: int) -> Iterator[tuple[str, int]]:
-    """The values that a sum adds up, through the sums inside it, from left to right, each with its sign."""
+def branches(facts: GraphFacts, total: int, whole: str) -> Iterator[tuple[str, int]]:
+    """The values that a sum adds up, through the sums inside it, from left to right, each with its sign.
+
+    `whole` is one of them, whatever makes it.
+    """
     open_ = [(total, 1)]
     values: list[tuple[str, int]] = []
     for _ in range(MOST_BRANCHES):
@@ -87,7 +97,7 @@ def branches(facts: GraphFacts, total: int) -> Iterator[tuple[str, int]]:
         producer = facts.producer(value)
         if _only_reader(facts, value) is None:
             continue
-        if producer is not None and facts.op(producer) in SUMS:
+        if producer is not None and facts.op(producer) in SUMS and value != whole:
             open_.append((producer, sign))
         else:
             yield value, sign

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bnfold.affine import ChannelAffine
+from bnfold.affine import ChannelAffine, Float64Array
 from bnfold.edits import AddBias, Clone, Edit, Plan
 from bnfold.find import Site, Source
 from bnfold.graph import GraphFacts
@@ -13,6 +13,8 @@ from bnfold.options import FoldOptions
 from bnfold.refusals import Code, Refusal
 from bnfold.rounding import BFLOAT16
 from bnfold.rules import Rule, Step
+from bnfold.rules.weights import finite
+from bnfold.tensors import ExactTensor
 from bnfold.text import printable
 
 ACTIVATIONS = frozenset(
@@ -38,6 +40,7 @@ class Walk:
     clones: list[Clone] = field(default_factory=list)
     frozen: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    leaks: bool = False  # a path through what changes does not lead through the site
 
     def take(self, node: int, step: Step) -> None:
         """Add one operator's answer."""
@@ -65,10 +68,23 @@ class Walk:
             **names,
         )
 
-    def only_moves(self, site: Site) -> bool:
-        """Whether all that is won is an Add in another place."""
-        alone = site.kind == "chain" and len(site.nodes) < 2
-        return alone and any(isinstance(edit, AddBias) and not edit.gemm for edit in self.edits)
+    @property
+    def new_add(self) -> AddBias | None:
+        """The edit that puts an Add behind a MatMul, if there is one."""
+        return next((edit for edit in self.edits if isinstance(edit, AddBias) and not edit.gemm), None)
+
+    def not_worth(self, site: Site, code: Code) -> Refusal | None:
+        """Whether a new Add is no gain (alone it only moves) or a risk (in half precision the product may overflow)."""
+        add = self.new_add
+        if add is None:
+            return None
+        at = label(self.facts.nodes[add.node])
+        if site.kind == "chain" and len(site.nodes) < 2:
+            return Refusal(code, f"it is the bias of {at} already, and would only move", at, quiet=True)
+        if add.tensor.dtype in HALF and not self.options.assume_range:
+            message = f"in {add.tensor.dtype} the product of {at} could overflow before its shift brings it back"
+            return Refusal(Code.RANGE_RISK, message, at)
+        return None
 
     def range_risk(self, node: int, value: str, affine: ChannelAffine, *, pulls: bool) -> Refusal | None:
         """Whether a value in float16 or bfloat16 that `node` computes with could overflow where it did not before."""
@@ -99,3 +115,17 @@ def cannot(facts: GraphFacts, node: int, otherwise: Code, where: str) -> Refusal
     if op in NORMALIZATIONS and otherwise == Code.PRODUCER_CANNOT_ABSORB:
         return Refusal(Code.BEHIND_NORMALIZATION, f"{where} {at}, which cannot take it in", at)
     return Refusal(otherwise, f"bnfold does not fold into {at}", at)
+
+
+def add_tensor(
+    facts: GraphFacts, site: Site, affine: ChannelAffine, shift: Float64Array, dtype: np.dtype | None
+) -> ExactTensor | Refusal:
+    """`shift`, spread like the map `affine`, as the constant of an Add in the place of the site."""
+    node = facts.nodes[site.nodes[-1]]
+    rank = facts.shapes.rank(ends(facts, site)[0])
+    if dtype is None or (affine.axes and (rank is None or rank <= max(affine.axes))):
+        return Refusal(Code.UNKNOWN_SHAPE, f"type or rank of what {label(node)} maps is not known")
+    sizes = affine.sizes()
+    first = min(affine.axes, default=0)
+    spread = [sizes.get(axis, 1) for axis in range(first, rank or 0)] if affine.axes else []
+    return finite(node, None, shift.reshape(spread), dtype)

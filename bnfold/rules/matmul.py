@@ -17,7 +17,7 @@ import numpy as np
 from bnfold.affine import ChannelAffine, Float64Array
 from bnfold.edits import AddBias, Edit
 from bnfold.graph import GraphFacts
-from bnfold.nodes import int_attribute, label
+from bnfold.nodes import float_attribute, int_attribute, label
 from bnfold.reading import is_constant
 from bnfold.refusals import Code, Refusal
 from bnfold.rules import Step
@@ -79,7 +79,8 @@ def push(facts: GraphFacts, index: int, changes: Mapping[int, ChannelAffine]) ->
         return edits if isinstance(edits, Refusal) else Step(edits, absorbs=True, frozen=weight.frozen)
     if len(weight.shape) > 2:
         return Refusal(Code.CONSUMER_CANNOT_ABSORB, f"the weight of {at} has more than two axes", at)
-    reach = along.shift @ weight.exact() if slot else weight.exact() @ along.shift
+    product = along.shift @ weight.exact() if slot else weight.exact() @ along.shift
+    reach = float_attribute(node, "alpha", 1.0) * product  # FusedMatMul has one
     return _shifted(facts, index, weight, edits, reach, whole - 1 - (1 - slot))
 
 

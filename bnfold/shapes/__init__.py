@@ -126,10 +126,7 @@ class Shapes:
         graph = facts.graph
         declared = {v.name: v for v in (*graph.value_info, *graph.output)}
         self._shapes = {v.name: _declared(v) for v in graph.input}
-        dead = set(facts.removed)
-        for index in facts.order:
-            if index in dead:
-                continue
+        for index in facts.live():
             node = facts.nodes[index]
             rule = SHAPES.get(facts.op(index))
             try:

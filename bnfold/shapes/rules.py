@@ -51,6 +51,12 @@ def _matmul(facts: GraphFacts, index: int) -> Sequence[Shape | None]:
     return [(*batch, *rows, *columns)]
 
 
+def _fused_matmul(facts: GraphFacts, index: int) -> Sequence[Shape | None]:
+    node = facts.nodes[index]
+    transposes = any(int_attribute(node, name, 0) for name in ("transA", "transB", "transBatchA", "transBatchB"))
+    return [] if transposes else _matmul(facts, index)
+
+
 def _reduce(facts: GraphFacts, index: int) -> Sequence[Shape | None]:
     x, axes = input_shape(facts, index), reduced_axes(facts, index)
     if x is None or axes is None:
@@ -101,4 +107,5 @@ SHAPES: Mapping[str, ShapeRule] = {
     "MatMul": _matmul,
     "Shape": _shape,
     "com.microsoft::FusedGemm": _gemm,
+    "com.microsoft::FusedMatMul": _fused_matmul,
 }
