@@ -41,6 +41,8 @@ class Editor:
         copies, values = self._clone(plan.clones)
         loose: list[str] = []
         for edit in plan.edits:
+            if isinstance(edit, TurnIntoAdd):
+                edit = replace(edit, value=values.get(edit.value, edit.value))  # noqa: PLW2901 - of the copy
             loose += self._edit(edit if edit.node not in copies else replace(edit, node=copies[edit.node]))
         for node in plan.removed:
             loose += self._drop_node(node)
@@ -117,6 +119,7 @@ class Editor:
         node = self.facts.nodes[edit.node]
         read = self._unread(edit.node)
         node.op_type = "Add"
+        node.name = self.facts.fresh_node_name(f"{node.name}_shift") if node.name else ""
         node.ClearField("domain")
         del node.attribute[:], node.input[:], node.output[1:]
         node.input.extend([edit.value, ""])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from bnfold.editor import Editor
-from bnfold.edits import Plan
+from bnfold.edits import Plan, TurnIntoAdd
 from bnfold.find import Site, Source, batchnorm, chain
 from bnfold.find.sites import find_sites, is_wanted
 from bnfold.graph import GraphFacts
@@ -37,7 +37,8 @@ def fold_all(
     waiting = fixpoint.find()
     while fixpoint.round(waiting) or any(map(fixpoint.cut, waiting)) or fixpoint.merge():
         waiting = fixpoint.find()
-    return sorted([*fixpoint.folded, *waiting], key=lambda outcome: outcome.site.nodes[0])
+    left = [outcome for outcome in waiting if not fixpoint.turned.issuperset(outcome.site.nodes)]
+    return sorted([*fixpoint.folded, *left], key=lambda outcome: outcome.site.nodes[0])
 
 
 @dataclass(slots=True)
@@ -49,10 +50,12 @@ class _Fixpoint:
     folded: list[Outcome] = field(default_factory=list)
     seen: dict[tuple[str, tuple[int, ...]], Outcome] = field(default_factory=dict)
     beside: set[int] = field(default_factory=set)
+    turned: set[int] = field(default_factory=set)  # into an Add: what a fold leaves is no site of its own
 
     def find(self) -> list[Outcome]:
         """The sites that are there now; one that was there before keeps what it was called then."""
         first = not self.seen
+        self.facts.shapes.derive_again()
         found: list[Outcome] = []
         for site in find_sites(self.facts, self.options):
             key = (site.kind, site.nodes)  # a BatchNormalization may have become an Add
@@ -165,3 +168,4 @@ class _Fixpoint:
         outcome.into = ", ".join(dict.fromkeys(label(self.facts.nodes[node]) for node in answer.absorbers)) or None
         self.editor.apply(answer)
         self.folded.append(outcome)
+        self.turned.update(edit.node for edit in answer.edits if isinstance(edit, TurnIntoAdd))

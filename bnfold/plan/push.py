@@ -11,7 +11,7 @@ from bnfold.options import FoldOptions
 from bnfold.plan.walk import NO_RULE, Walk, cannot, ends
 from bnfold.reading import is_constant
 from bnfold.refusals import Code, Refusal
-from bnfold.rules import rules
+from bnfold.rules import Step, rules
 from bnfold.text import printable
 
 JOINS = frozenset(["Add", "Concat", "Sub", "Sum"])  # where a path of data may come in from the side
@@ -26,19 +26,9 @@ def push(facts: GraphFacts, site: Site, source: Source, options: FoldOptions) ->
     refusal = _spread(facts, end, source.affine, changes, heap)
     while refusal is None and heap:
         node = heapq.heappop(heap)[1]
-        rule = rules().get(facts.op(node), NO_RULE)
-        if rule.push is None:
-            return cannot(facts, node, Code.CONSUMER_CANNOT_ABSORB, "its output goes into")
-        step = rule.push(facts, node, changes[node])
+        step = _answer(walk, node, changes[node])
         if isinstance(step, Refusal):
             return step
-        walk.take(node, step)
-        if facts.op(node) in JOINS and not walk.leaks:
-            others = [name for slot, name in enumerate(facts.nodes[node].input) if slot not in changes[node]]
-            walk.leaks = not all(not name or is_constant(facts, name) for name in others)
-        for slot, affine in changes[node].items() if step.computes else ():
-            if risk := walk.range_risk(node, facts.nodes[node].input[slot], affine, pulls=False):
-                return risk
         for output, affine in step.asks:
             value = facts.nodes[node].output[output]
             walk.carried.append(value)
@@ -52,6 +42,26 @@ def push(facts: GraphFacts, site: Site, source: Source, options: FoldOptions) ->
         at = label(facts.nodes[walk.new_add.node])
         refusal = Refusal(Code.CONSUMER_CANNOT_ABSORB, f"{at} would need an Add, also on paths that lose nothing", at)
     return refusal or walk.plan("push", site, source, rewired=((end, start),))
+
+
+def _answer(walk: Walk, node: int, changes: dict[int, ChannelAffine]) -> Step | Refusal:
+    """What one reader says, all inputs of it that change considered."""
+    facts = walk.facts
+    rule = rules().get(facts.op(node), NO_RULE)
+    if rule.push is None:
+        return cannot(facts, node, Code.CONSUMER_CANNOT_ABSORB, "its output goes into")
+    step = rule.push(facts, node, changes)
+    if isinstance(step, Refusal):
+        return step
+    walk.take(node, step)
+    names = facts.nodes[node].input
+    if facts.op(node) in JOINS and not walk.leaks:
+        others = [name for slot, name in enumerate(names) if slot not in changes]
+        walk.leaks = not all(not name or is_constant(facts, name) for name in others)
+    for slot, affine in changes.items() if step.computes else ():
+        if risk := walk.range_risk(node, names[slot], affine, pulls=False):
+            return risk
+    return step
 
 
 def _spread(

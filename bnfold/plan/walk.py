@@ -74,7 +74,7 @@ class Walk:
         return next((edit for edit in self.edits if isinstance(edit, AddBias) and not edit.gemm), None)
 
     def not_worth(self, site: Site, code: Code) -> Refusal | None:
-        """Whether a new Add is no gain (alone it only moves) or a risk (in half precision the product may overflow)."""
+        """Why a new Add is no gain (alone it only moves) or a risk (in half precision the product may overflow)."""
         add = self.new_add
         if add is None:
             return None

@@ -80,6 +80,7 @@ class Shapes:
     def __init__(self, facts: "GraphFacts") -> None:
         self._facts = facts
         self._shapes: dict[str, Shape | None] | None = None
+        self._before: dict[str, Shape | None] = {}
         self._numbers: dict[str, Numbers] = {}
         self.assumed: set[str] = set()
 
@@ -100,6 +101,13 @@ class Shapes:
         """Note that what was called `old` is called `new`."""
         if self._shapes is not None and old in self._shapes:
             self._shapes[new] = self._shapes[old]
+
+    def derive_again(self) -> None:
+        """Note that the graph has changed: more may follow now than before, and what was known still holds."""
+        if self._shapes is not None:
+            self._before = self._shapes
+            self._shapes = None
+            self._numbers.clear()
 
     def numbers(self, value: str) -> Numbers | None:
         """The entries of an integer tensor of at most one axis, as dimensions; None where nothing is known."""
@@ -139,6 +147,7 @@ class Shapes:
                 shape = found[place] if place < len(found) else None
                 if shape is None and name in declared:
                     shape = _declared(declared[name])
+                shape = self._before.get(name) if shape is None else shape
                 self._shapes[name] = shape
             numbers = follow_numbers(facts, index, self)
             if numbers is not None and len(numbers) <= MOST_NUMBERS:
