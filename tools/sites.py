@@ -3,7 +3,7 @@
     python tools/sites.py MODELS... [--timeout 60] [--out FILE]
 
 A map is a BatchNormalization, or a maximal chain of Mul, Add, Sub, Div, Neg by constants of which one has an entry
-for each feature map. They are counted in the model as it is and in what each tool makes of it, by the same code.
+for each feature map; the bias of a MatMul is none. They are counted in the model as it is and in what each tool makes of it, by the same code.
 Every tool runs at its own defaults, in a fresh process (onnxruntime at its extended level). What a tool makes is
 also run against the original, all graph optimisations off: `wrong` where an output is off by more than 1e-2 of its
 scale, `broken` where it does not load or lacks an output, `fails` where the tool itself does, or writes nothing.
@@ -23,8 +23,11 @@ import onnx
 import onnxruntime as ort
 
 from bnfold.errors import BnfoldError
-from bnfold.find import Source, batchnorm, chain
+from bnfold.find import Site, batchnorm, chain
 from bnfold.graph import GraphFacts
+from bnfold.options import FoldOptions
+from bnfold.plan import pull
+from bnfold.refusals import Refusal
 
 _ONNXRUNTIME = """\
 import sys, onnxruntime as ort
@@ -58,9 +61,17 @@ WRONG = 1e-2
 def count(model: onnx.ModelProto) -> tuple[int, int]:
     """How many BatchNormalization nodes, and how many chains with an entry for each map, a model has."""
     facts = GraphFacts(model, freeze_inputs=True)
-    chains = [chain.source(facts, site) for site in chain.sites(facts)]
-    maps = sum(isinstance(found, Source) and found.per_map for found in chains)
+    maps = sum(is_map(facts, site) for site in chain.sites(facts))
     return len(list(batchnorm.sites(facts))), maps
+
+
+def is_map(facts: GraphFacts, site: Site) -> bool:
+    """Whether a chain has an entry for each map, and is not just the bias of a MatMul with a Reshape between."""
+    found = chain.source(facts, site)
+    if isinstance(found, Refusal) or not found.per_map:
+        return False
+    answer = pull(facts, site, found, FoldOptions())
+    return not (isinstance(answer, Refusal) and answer.quiet)
 
 
 def run(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
