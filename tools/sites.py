@@ -3,10 +3,10 @@
     python tools/sites.py MODELS... [--timeout 60] [--out FILE]
 
 A map is a BatchNormalization, or a maximal chain of Mul, Add, Sub, Div, Neg by constants of which one has an entry
-for each feature map; the bias of a MatMul is none. They are counted in the model as it is and in what each tool makes of it, by the same code.
-Every tool runs at its own defaults, in a fresh process (onnxruntime at its extended level). What a tool makes is
-also run against the original, all graph optimisations off: `wrong` where an output is off by more than 1e-2 of its
-scale, `broken` where it does not load or lacks an output, `fails` where the tool itself does, or writes nothing.
+for each feature map; the bias of a MatMul is none. They are counted in the model as it is and in what each tool makes
+of it, by the same code. Every tool runs at its own defaults, in a fresh process (onnxruntime at its extended level).
+What a tool makes is also run against the original, all graph optimisations off: `wrong` where an output is off by
+more than 1e-2 of its scale, `broken` where it does not load or lacks an output, `fails` where the tool itself does.
 """
 
 import argparse

@@ -5,7 +5,7 @@ import itertools
 from dataclasses import replace
 
 from bnfold.affine import ChannelAffine
-from bnfold.edits import AddBias, Clone, Plan, TurnIntoAdd
+from bnfold.edits import AddBias, Clone, Plan, SetConstant, TurnIntoAdd
 from bnfold.find import Site, Source
 from bnfold.graph import GraphFacts, Use
 from bnfold.nodes import label
@@ -15,7 +15,8 @@ from bnfold.reading import is_constant
 from bnfold.refusals import Code, Refusal
 from bnfold.rules import Step, rules
 from bnfold.rules.broadcast import constant_edit
-from bnfold.text import printable
+from bnfold.tensors import bytes_of
+from bnfold.text import printable, size
 
 SIZES = frozenset(["Shape", "Size"])
 PIECES = frozenset(["Gather", "Shape", "Size", "Slice", "Split"])  # readers that may leave some maps alone
@@ -135,7 +136,10 @@ def _answer_pull(
         if not step.absorbs or step.asks or foreign or len(node.output) > 1:
             return shared
         walk.clones.append(Clone(producer, value, tuple(asked)))
-        walk.notes.append(f"{label(node)} is cloned: one more {node.op_type}, and weights of its own")
+        stored = sum(bytes_of(edit.tensor) for edit in step.edits if isinstance(edit, SetConstant))
+        walk.notes.append(
+            f"{label(node)} is cloned: one more {node.op_type}, and {size(stored)} of weights of its own"
+        )
     walk.take(producer, step)
     return step
 
