@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from bnfold.api import FoldResult, Inspection, fold, inspect
+    from bnfold.api import fold, inspect
     from bnfold.errors import (
         BnfoldError,
         InvalidModelError,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         UsageError,
         VerificationFailed,
     )
+    from bnfold.results import FoldResult, Inspection
     from bnfold.verify import Verification
 
 _HOME = {
@@ -45,8 +46,8 @@ _HOME = {
     "OutputError": "errors",
     "UsageError": "errors",
     "VerificationFailed": "errors",
-    "FoldResult": "api",
-    "Inspection": "api",
+    "FoldResult": "results",
+    "Inspection": "results",
     "fold": "api",
     "inspect": "api",
     "Verification": "verify",

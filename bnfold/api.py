@@ -4,90 +4,26 @@ open -> facts -> find, plan, apply -> write a temporary file -> verify it -> ren
 """
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
-from bnfold.document import Document, serialise
-from bnfold.errors import InvalidModelError, NotVerified, OutputError, UsageError, VerificationFailed
+from bnfold.document import Document
+from bnfold.errors import InvalidModelError, OutputError, UsageError
+from bnfold.finish import Finish
 from bnfold.options import FoldOptions, Sources
-from bnfold.output import staged
-from bnfold.report import Report, SiteReport
+from bnfold.results import FoldResult, Inspection
 from bnfold.rewrite import Progress, rewrite
 from bnfold.staging import cannot_write, check_target
 from bnfold.text import printable
-from bnfold.verify import Verification, VerifyOptions
-from bnfold.wire import made
+from bnfold.verify import VerifyOptions
 
 if TYPE_CHECKING:
     from os import PathLike
-
-
-@dataclass(slots=True)
-class FoldResult:
-    """What `fold` did.
-
-    Attributes:
-        report: everything, for renderers.
-        verification: the verdict; None where nothing folded or verification was switched off.
-    """
-
-    report: Report
-    verification: Verification | None
-    _document: Document
-
-    @property
-    def model(self) -> ModelProto:
-        """The folded model, a copy. Tensors that were in external data and did not change still are."""
-        return self._document.inlined()
-
-    @property
-    def folded(self) -> tuple[SiteReport, ...]:
-        """The BatchNormalizations that were folded."""
-        return self.report.folded
-
-    @property
-    def refused(self) -> tuple[SiteReport, ...]:
-        """The BatchNormalizations that were left, each with a code and a sentence."""
-        return self.report.left
-
-    @property
-    def renamed(self) -> tuple[tuple[str, str], ...]:
-        """Values upstream of a fold whose contents changed, old name and new."""
-        return self.report.renamed
-
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """Initializers that are no longer inputs of the model (`freeze_inputs`)."""
-        return self.report.frozen
-
-    def save(self, path: "str | PathLike[str]", *, force: bool = False) -> None:
-        """Write the folded model; external data goes into one new file beside it.
-
-        Raises:
-            OutputError: the path exists and `force` is off, or it cannot be written.
-        """
-        target = Path(path)
-        check_target(target, force=force)
-        with staged(self._document, target, unchanged=not self.folded) as stage:
-            stage.commit(replace=force)
-
-
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """What `inspect` found: what `fold` would do, without doing it."""
-
-    report: Report
-
-    @property
-    def sites(self) -> tuple[SiteReport, ...]:
-        """One for each BatchNormalization."""
-        return self.report.sites
 
 
 def inspect(
@@ -220,7 +156,7 @@ def fold(
         document = Document.open(source)
         report = rewrite(document, chosen, command="fold", progress=progress)
     result = FoldResult(report, None, document)
-    finish = _Finish(
+    finish = Finish(
         result, source, options, started, replace=force or in_place, allow_unverified=allow_unverified,
         progress=progress,
     )  # fmt: skip
@@ -281,79 +217,3 @@ def _target(
         raise OutputError(f"{printable(str(target))} is the input itself; --in-place overwrites it")
     check_target(target, force=force)
     return target
-
-
-@dataclass(slots=True)
-class _Finish:
-    """The last stages: write, verify, commit. Fills in the result's verification and report."""
-
-    result: FoldResult
-    source: Path | ModelProto
-    options: VerifyOptions
-    started: float
-    replace: bool
-    allow_unverified: bool
-    progress: Progress | None
-
-    def write_unchanged(self, target: Path | None, *, in_place: bool) -> None:
-        """Nothing folds: a byte copy, which needs no runtime."""
-        if target is None or in_place:
-            self._say("nothing to fold, the model is untouched", None, 0)
-            return
-        with staged(self.result._document, target, unchanged=True) as stage:  # noqa: SLF001 - same module
-            stage.commit(replace=self.replace)
-        self._say("nothing to fold, copied byte for byte", target, self.result.report.before.bytes)
-
-    def write(self, target: Path, *, verify: bool) -> None:
-        """Write to a temporary file, verify that file, and only then put it in its place."""
-        with staged(self.result._document, target, unchanged=False) as stage:  # noqa: SLF001 - same module
-            if verify:
-                self._verify(self.source, stage.path)
-            written, used = stage.bytes, {path.name for path in stage.data}
-            if target == self.source:
-                self.result._document.check_unchanged()  # noqa: SLF001 - same module
-            stage.commit(replace=self.replace)
-        self._say("written", target, written)
-        if target == self.source:
-            old = tuple(sorted(self.result._document.data_files - used))  # noqa: SLF001 - same module
-            self.result.report = replace(self.result.report, superseded=old)
-
-    def keep_in_memory(self, *, verify: bool) -> None:
-        """No output: verify from memory, or from a temporary folder where there is external data."""
-        self._say("folded in memory", None, 0)
-        if not verify:
-            return
-        document = self.result._document  # noqa: SLF001 - same module
-        if not document.data_files:
-            self._verify(self.source, b"".join(map(made, document.pieces())))
-            return
-        with (
-            tempfile.TemporaryDirectory(prefix="bnfold-") as folder,
-            staged(document, Path(folder) / "model.onnx", unchanged=False) as stage,
-        ):
-            self._verify(self.source, stage.path)
-
-    def _verify(self, source: Path | ModelProto, folded: Path | bytes) -> None:
-        from bnfold.verify.judge import verify_pair
-
-        original = serialise(source) if isinstance(source, ModelProto) else source
-        verification = verify_pair(original, folded, self.options, self.progress)
-        self.result.verification = verification
-        self.result.report = replace(self.result.report, verification=verification)
-        if verification.verdict == "different":
-            self._say("outputs differ, nothing written", None, 0)
-            raise VerificationFailed(f"the outputs differ: {verification.reason}", self.result)
-        if not verification and not self.allow_unverified:
-            self._say("not verified, nothing written", None, 0)
-            raise NotVerified(f"could not verify: {verification.reason}", self.result)
-
-    def _say(self, status: str, output: Path | None, size: int) -> None:
-        report = self.result.report
-        after = replace(report.after, bytes=size) if report.after else None
-        self.result.report = replace(
-            report,
-            status=status,
-            output=None if output is None else str(output),
-            after=after,
-            seconds=time.perf_counter() - self.started,
-        )

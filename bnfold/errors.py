@@ -8,7 +8,7 @@ wrong, where, and what to do.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bnfold.api import FoldResult
+    from bnfold.results import FoldResult
 
 EXIT_DONE = 0
 EXIT_FOUND = 1

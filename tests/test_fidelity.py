@@ -194,7 +194,7 @@ def test_interface_stays(path):
 
 @each_model
 def test_nodes_that_stay_are_the_same_in_the_same_order(path):
-    """Only sites, Adds of identity branches and constants go; only Adds come, each behind its MatMul."""
+    """Only sites, Adds of identity branches and constants go; only Adds come, behind a MatMul or where a site was."""
     before = onnx.load(path)
     found = bnfold.fold(path, verify=False).model
     first, second = ({node.name: node for node in proto.graph.node} for proto in (before, found))
@@ -209,11 +209,27 @@ def test_nodes_that_stay_are_the_same_in_the_same_order(path):
     assert {node.op_type for node in gone if node.name in moving} <= SITES | COMPUTING
     assert {node.op_type for node in gone} <= CONSTANTS
     makers = {name: node for node in found.graph.node for name in node.output}
+    places = {name: index for index, name in enumerate(first)}
     order = list(second)
+    held = {t.name for t in found.graph.initializer}
     for name in second.keys() - first.keys():
-        maker = makers[second[name].input[0]]
-        assert (second[name].op_type, maker.op_type) == ("Add", "MatMul")
-        assert order.index(name) == order.index(maker.name) + 1
+        node = second[name]
+        assert node.op_type == "Add"
+        assert node.input[1] in held
+        if name.endswith("_shift"):  # in the place of a site whose output it still makes, and of no other node
+            was = first[name.removesuffix("_shift")]
+            assert was.op_type in SITES
+            assert was.name not in second
+            assert node.output == was.output
+            around = [places[other] for other in order[order.index(name) - 1 : order.index(name) + 2] if other in first]
+            assert around == sorted({*around, places[was.name]} - {places[was.name]})
+            assert all(
+                places[other] < places[was.name] for other in order[: order.index(name)] if other in first
+            )
+        else:
+            maker = makers[node.input[0]]
+            assert maker.op_type == "MatMul"
+            assert order.index(name) == order.index(maker.name) + 1
 
 
 def plain(node: NodeProto) -> NodeProto:

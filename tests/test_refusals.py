@@ -833,7 +833,7 @@ def test_batchnorm_before_conv_that_is_read_elsewhere():
     """One reader of two cannot take the map in: nothing moves."""
     proto = before_conv()
     proto.graph.node.append(helper.make_node("Sigmoid", ["n"], ["z"], name="other"))
-    left(proto, "no-producer", "'x' is a model input", "; downstream: ", "Sigmoid 'other'")
+    left(proto, "activation-between", "Sigmoid 'other'", "; upstream: 'x' is a model input")
 
 
 @pytest.mark.parametrize("reader", ["Relu", "Neg"])
@@ -1009,7 +1009,7 @@ def test_inspect_writes_nothing_and_agrees_with_fold():
     sites = bnfold.inspect(proto).sites
     assert [(site.site, site.outcome, site.code) for site in sites] == [
         (BN, "folded", None),
-        ("BatchNormalization 'second'", "left", "no-producer"),
+        ("BatchNormalization 'second'", "left", "consumer-cannot-absorb"),  # nothing reads what it makes
     ]
     assert sites == bnfold.fold(proto, verify=False).report.sites
     assert proto.SerializeToString(deterministic=True) == before

@@ -173,7 +173,8 @@ def test_only_and_exclude(options, folded):
 def test_a_map_before_an_excluded_one():
     """BN, excluded BN, Conv: the first cannot pass the second, which is no carrier."""
     text = "[one] m = BN <maps = 4> (x)\n[two] n = BN <maps = 4> (m)\ny = Conv (n, w, b)"
-    check(graph(text, **W), folded=0, left=["no-producer"], exclude="two")
+    result = check(graph(text, **W), folded=0, left=["consumer-cannot-absorb"], exclude="two")
+    assert "BatchNormalization 'two'; upstream: 'x' is a model input" in result.refused[0].message
 
 
 def test_exclude_holds_for_merged_branches():

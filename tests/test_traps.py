@@ -40,7 +40,7 @@ FOLDS = {
         "m = MatMul (x, w)\nc = Add (m, b)\n" + BN, {"w": (4, 4), "b": (4,)}, {"x": (3, 4)}, "MatMul Add"),
     "matmul_reshape_transpose_bn": (
         "m = MatMul (x, w)\nt = Transpose <perm = [0, 2, 1]> (m)\nc = Reshape (t, to)\n" + BN,
-        {"w": (5, 4), "to": np.array([0, 4, 2, 3])}, {"x": (2, 6, 5)}, "MatMul Add Transpose Reshape"),
+        {"w": (5, 4), "to": np.array([0, 4, 2, 3])}, {"x": (2, 6, 5)}, "MatMul Transpose Reshape Add"),
     "convT": ("c = ConvTranspose (x, w)\n" + BN, {"w": (4, 4, 3, 3)}, {}, "ConvTranspose"),
     "convT_g2": ("c = ConvTranspose <group = 2> (x, w)\n" + BN, {"w": (4, 2, 3, 3)}, {}, "ConvTranspose"),
     "convT_1d": (
@@ -110,7 +110,7 @@ STAYS = {
         'n = BN <maps = 4> (x)\ny = Conv <auto_pad = "SAME_UPPER"> (n, w)', W, {}, ["shift-meets-padding"]),
     "bn_conv_pad": ("n = BN <maps = 4> (x)\ny = Conv <pads = [1, 1, 1, 1]> (n, w)", W, {}, ["shift-meets-padding"]),
     "negative_gamma_relu_conv": (
-        "c = Mul (x, k)\nr = Relu (c)\ny = Conv (r, w)", W | {"k": S4.reshape(4, 1, 1)}, {}, ["no-producer"]),
+        "c = Mul (x, k)\nr = Relu (c)\ny = Conv (r, w)", W | {"k": S4.reshape(4, 1, 1)}, {}, ["negative-scale"]),
     "fp16_fold_overflow": (
         CONV + RAW.format("1e-5"), {"w": np.full((4, 4, 3, 3), 600.0)} | bn(150, 1, dtype=np.float16),
         {"dtype": np.float16}, ["overflow"]),
@@ -129,7 +129,7 @@ STAYS = {
     "bn6_istest0": (CONV + "y = BN <maps = 4, is_test = 0> (c)", W, {"opset": 6}, ["training-mode"]),
     "reshape_mixes_then_gemm": (
         "n = BN <maps = 4> (x)\nf = Reshape (n, to)\ny = Gemm (f, w)",
-        {"w": (8, 3), "to": np.array([-1, 8])}, {"x": (2, 4, 3, 2)}, ["no-producer"]),
+        {"w": (8, 3), "to": np.array([-1, 8])}, {"x": (2, 4, 3, 2)}, ["not-per-map"]),
 }  # fmt: skip
 
 
