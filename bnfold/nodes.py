@@ -50,14 +50,8 @@ def ints_attribute(node: NodeProto, name: str) -> tuple[int, ...] | None:
     Raises:
         InvalidModelError: it is of another type.
     """
-    for entry in node.attribute:
-        if entry.name == name:
-            if entry.ref_attr_name or entry.type not in (AttributeProto.INTS, AttributeProto.UNDEFINED):
-                raise InvalidModelError(
-                    f"attribute {name} of {label(node)} is not of the type that the spec gives it"
-                )
-            return tuple(entry.ints)
-    return None
+    entry = _attribute(node, name, AttributeProto.INTS, "")
+    return None if entry is None else tuple(entry.ints)
 
 
 def floats_attribute(node: NodeProto, name: str) -> tuple[float, ...] | None:
@@ -66,20 +60,15 @@ def floats_attribute(node: NodeProto, name: str) -> tuple[float, ...] | None:
     Raises:
         InvalidModelError: it is of another type.
     """
-    for entry in node.attribute:
-        if entry.name == name:
-            if entry.ref_attr_name or entry.type not in (AttributeProto.FLOATS, AttributeProto.UNDEFINED):
-                raise InvalidModelError(
-                    f"attribute {name} of {label(node)} is not of the type that the spec gives it"
-                )
-            return tuple(entry.floats)
-    return None
+    entry = _attribute(node, name, AttributeProto.FLOATS, "")
+    return None if entry is None else tuple(entry.floats)
 
 
 def _attribute(node: NodeProto, name: str, kind: int, field: str) -> AttributeProto | None:
     for entry in node.attribute:
         if entry.name == name:
-            typed = entry.type == kind or (entry.type == AttributeProto.UNDEFINED and entry.HasField(field))
+            untyped = entry.type == AttributeProto.UNDEFINED and (not field or entry.HasField(field))
+            typed = entry.type == kind or untyped
             if entry.ref_attr_name or not typed:  # IR 1 files have values without a type
                 raise InvalidModelError(
                     f"attribute {name} of {label(node)} is not of the type that the spec gives it"

@@ -9,6 +9,7 @@ from math import prod
 
 import numpy as np
 
+from bnfold.constants import Constant
 from bnfold.graph import GraphFacts
 from bnfold.nodes import floats_attribute, int_attribute, ints_attribute, text_attribute
 
@@ -25,35 +26,40 @@ MOST_INDICES = 2**24
 
 def ints(facts: GraphFacts, index: int, name: str, slot: int | None = None) -> tuple[int, ...] | Absent | None:
     """The integers of attribute `name`, else of input `slot`; None where that input is not constant."""
-    node = facts.nodes[index]
-    given = ints_attribute(node, name) if name else None
+    given = ints_attribute(facts.nodes[index], name) if name else None
     if given is not None:
         return given
-    if slot is None or len(node.input) <= slot or not node.input[slot]:
-        return ABSENT
-    found = facts.constants.find(node.input[slot])
-    if found is None or (found.overridable and not facts.freeze_inputs):
+    held = _held(facts, index, slot)
+    if not isinstance(held, Constant):
+        return held
+    if held.tensor.dtype is None or held.tensor.dtype.kind not in "iu" or prod(held.tensor.shape) > MOST_INDICES:
         return None
-    facts.shapes.assumed.update(found.overridable)
-    dtype = found.tensor.dtype
-    if dtype is None or dtype.kind not in "iu" or prod(found.tensor.shape) > MOST_INDICES:
-        return None
-    return tuple(int(n) for n in np.ravel(found.tensor.array()))
+    return tuple(int(n) for n in np.ravel(held.tensor.array()))
 
 
 def floats(facts: GraphFacts, index: int, name: str, slot: int | None = None) -> tuple[float, ...] | Absent | None:
     """The numbers of attribute `name`, else of input `slot`; None where that input is not constant."""
-    node = facts.nodes[index]
-    given = floats_attribute(node, name) if name else None
+    given = floats_attribute(facts.nodes[index], name) if name else None
     if given is not None:
         return given
-    if slot is None or len(node.input) <= slot or not node.input[slot]:
+    held = _held(facts, index, slot)
+    if not isinstance(held, Constant):
+        return held
+    if held.tensor.dtype is None or prod(held.tensor.shape) > MOST_INDICES:
+        return None
+    return tuple(float(n) for n in np.ravel(held.tensor.exact()))
+
+
+def _held(facts: GraphFacts, index: int, slot: int | None) -> Constant | Absent | None:
+    """The constant at an input."""
+    names = facts.nodes[index].input
+    if slot is None or len(names) <= slot or not names[slot]:
         return ABSENT
-    found = facts.constants.find(node.input[slot])
-    if found is None or (found.overridable and not facts.freeze_inputs) or found.tensor.dtype is None:
+    found = facts.constants.find(names[slot])
+    if found is None or (found.overridable and not facts.freeze_inputs):
         return None
     facts.shapes.assumed.update(found.overridable)
-    return tuple(float(n) for n in np.ravel(found.tensor.exact()))
+    return found
 
 
 def axis_of(axis: int, rank: int) -> int | None:

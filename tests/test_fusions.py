@@ -25,8 +25,8 @@ FUSED = (
     "SimplifiedLayerNormalization",
     "SkipLayerNormalization",
 )
-REAL = ["bert", "bert_opset17", "keras_densenet121", "keras_efficientnet_b0", "keras_mobilenet_v2", "mobilenet_v3",
-        "mobilenet_v3_decomposed", "vit", "vit_opset17"]  # fmt: skip
+REAL = ["bert", "bert_opset17", "keras_densenet121", "keras_efficientnet_b0", "keras_mobilenet_v2", "levit",
+        "mobilenet_v3", "mobilenet_v3_decomposed", "vit", "vit_opset17"]  # fmt: skip
 
 
 def optimised(proto, folder, name):
@@ -50,16 +50,18 @@ def assert_no_worse(proto, folder, **options):
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_models(name, tmp_path):
-    """Transformers, HardSwish and GELU networks and Keras exports."""
+    """Transformers, HardSwish and GELU networks, LeViT, whose MatMuls have no biases, and Keras exports."""
     assert_no_worse(onnx.load(MODELS / f"{name}.onnx"), tmp_path)
 
 
 def test_levit(tmp_path):
-    """A MatMul of three axes and its bias become a Gemm between two Reshapes, which move no data."""
+    """Each Add that a MatMul of three axes leaves stands where its map stood: onnxruntime makes no Reshapes of it."""
     proto = onnx.load(MODELS / "levit.onnx")
     before, after = optimised(proto, tmp_path, "a.onnx"), optimised(fold(proto).model, tmp_path, "b.onnx")
+    assert before["BatchNormalization"] > 30
     assert after["BatchNormalization"] == 0
-    assert after.total() - after["Reshape"] < before.total() - before["Reshape"]
+    assert after["Reshape"] <= before["Reshape"]
+    assert after.total() < before.total()
 
 
 # in front of the pattern, and behind it, stands a MatMul with its bias, or a 1x1 Conv; {0} reads a, {1} writes z

@@ -660,7 +660,7 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path, monkeypatch: pyte
     """Without --force nothing is replaced, not even what was not there when the work began."""
     source, target = tmp_path / "m.onnx", tmp_path / "out.onnx"
     onnx.save(conv_bn(), source)
-    monkeypatch.setattr("bnfold.api._Finish._verify", lambda *_: target.write_bytes(b"somebody else's"))
+    monkeypatch.setattr("bnfold.api.Finish._verify", lambda *_: target.write_bytes(b"somebody else's"))
     with pytest.raises(bnfold.BnfoldError, match="meanwhile"):
         bnfold.fold(source, target)
     assert target.read_bytes() == b"somebody else's"
@@ -672,7 +672,7 @@ def test_an_input_that_changes_meanwhile_is_kept(tmp_path: Path, monkeypatch: py
     source = tmp_path / "m.onnx"
     onnx.save(conv_bn(), source)
     newer = conv_bn(seed=9).SerializeToString()
-    monkeypatch.setattr("bnfold.api._Finish._verify", lambda *_: source.write_bytes(newer))
+    monkeypatch.setattr("bnfold.api.Finish._verify", lambda *_: source.write_bytes(newer))
     with pytest.raises(bnfold.BnfoldError, match="meanwhile"):
         bnfold.fold(source, in_place=True)
     assert source.read_bytes() == newer
