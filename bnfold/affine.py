@@ -10,12 +10,20 @@ with the same s[c] and t[c] at every location of the map (section 3.2).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 Float64Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+
+
+MOST_MAPS = 2**24  # pairs of numbers; real networks have some thousands of channels
+
+
+class TooManyMapsError(ValueError):
+    """A map would have to be spelled out for more channels, or activations, than any real one has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +140,12 @@ class ChannelAffine:
 
         Raises:
             ValueError: a size does not fit.
+            TooManyMapsError: that would be more than `MOST_MAPS` pairs.
         """
         own = self.sizes()
         open_shape = [own.get(axis, 1) for axis in axes]
         full = [sizes[axis] for axis in axes]
+        check_maps(full)
         scale = np.broadcast_to(self.scale.reshape(open_shape), full)
         return ChannelAffine(scale, np.broadcast_to(self.shift.reshape(open_shape), full), tuple(axes))
 
@@ -153,6 +163,7 @@ class ChannelAffine:
         if axis not in self.axes:
             return self
         place = self.axes.index(axis)
+        check_maps([*self.scale.shape[:place], indices.size, *self.scale.shape[place + 1 :]])
         return ChannelAffine(self.scale.take(indices, place), self.shift.take(indices, place), self.axes)
 
     @classmethod
@@ -166,10 +177,21 @@ class ChannelAffine:
         sizes: dict[int, int] = {}
         for part in parts:
             sizes |= part.sizes()
+        check_maps([sum(lengths), *(size for other, size in sizes.items() if other != axis)])
         spelled = [part.over(axes, sizes | {axis: size}) for part, size in zip(parts, lengths, strict=True)]
         place = axes.index(axis)
         scale = np.concatenate([part.scale for part in spelled], place)
         return cls(scale, np.concatenate([part.shift for part in spelled], place), axes).reduced()
+
+
+def check_maps(sizes: Sequence[int]) -> None:
+    """Make sure that a map of these sizes can be spelled out.
+
+    Raises:
+        TooManyMapsError: it has more than `MOST_MAPS` pairs.
+    """
+    if prod(sizes) > MOST_MAPS:
+        raise TooManyMapsError(f"a map of {prod(sizes)} pairs of numbers")
 
 
 IDENTITY = ChannelAffine.uniform(1.0, 0.0)

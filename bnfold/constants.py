@@ -4,6 +4,7 @@ An initializer, a Constant node, or what pure operators make of those (see `eval
 constants is decided in one pass; numbers are only computed when somebody asks.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from onnx import TensorProto, helper
 
 from bnfold.errors import InvalidModelError
 from bnfold.evaluate import PURE, evaluate, inputs_that_matter
+from bnfold.nodes import int_attribute
 from bnfold.rounding import Array
 from bnfold.tensors import ArrayTensor, StoredTensor, Tensor, bytes_of, of_attributes
 from bnfold.text import printable
@@ -31,6 +33,8 @@ SAME_TYPE = frozenset(  # operators whose output has the element type of their f
      "Softmax", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Unsqueeze",
      "Upsample"]
 )  # fmt: skip
+
+TYPED_BY = {"CastLike": 1, "DequantizeLinear": 1, "Where": 1}  # the input that decides, where it is not the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class Constants:
         infos = (*graph.input, *graph.value_info, *graph.output)
         self._types: dict[str, int] = {v.name: t for v in infos if (t := v.type.tensor_type.elem_type)}
         self._types |= {t.name: t.data_type for t in graph.initializer}
+        self._declared_kinds = frozenset(self._types.values())
         self._nodes: set[int] = set()
         self._computed: dict[str, Tensor | None] = {}
         self._found: dict[str, Constant | None] = {}
@@ -177,13 +182,25 @@ class Constants:
             path.append(value)
             kind = self._types.get(value)
             producer = self._facts.producer(value)
-            if kind is not None or producer is None or self._facts.op(producer) not in SAME_TYPE:
+            if kind is not None or producer is None:
                 break
-            value = self._facts.only_input(producer)
+            node, op = self._facts.nodes[producer], self._facts.op(producer)
+            if op == "Cast":
+                kind = int_attribute(node, "to", 0)
+                break
+            slot = 0 if op in SAME_TYPE else TYPED_BY.get(op)
+            if slot is None or slot >= len(node.input):
+                break
+            value = node.input[slot]
         self._types |= dict.fromkeys(path, kind or TensorProto.UNDEFINED)
         if not kind or kind not in TensorProto.DataType.values():
             return None
         return np.dtype(helper.tensor_dtype_to_np_dtype(kind))
+
+    @functools.cached_property
+    def has_half(self) -> bool:
+        """Whether any constant, input or declared value of the model is in float16 or bfloat16."""
+        return not {TensorProto.FLOAT16, TensorProto.BFLOAT16}.isdisjoint(self._declared_kinds)
 
     def _overridable(self, names: list[str]) -> tuple[str, ...]:
         """Those of the names that a caller may feed another value for (below IR 4 all initializers are inputs)."""

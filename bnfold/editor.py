@@ -21,7 +21,7 @@ from bnfold.constants import Constant
 from bnfold.edits import AddBias, Clone, DropInput, Edit, Plan, SetAttribute, SetConstant, TurnIntoAdd
 from bnfold.graph import GraphFacts, Use
 from bnfold.sweep import Sweep
-from bnfold.tensors import StoredTensor, Tensor, is_external, onnx_type
+from bnfold.tensors import Tensor, is_external, message_behind, onnx_type
 
 
 class Editor:
@@ -37,7 +37,7 @@ class Editor:
 
     def apply(self, plan: Plan) -> None:
         """Carry out one plan."""
-        self._freeze((*plan.frozen, *sorted(self.facts.shapes.assumed)))
+        self._freeze(plan.frozen)
         copies, values = self._clone(plan.clones)
         loose: list[str] = []
         for edit in plan.edits:
@@ -185,7 +185,8 @@ class Editor:
         added: TensorProto = self.facts.graph.initializer.add()
         added.dims.extend(tensor.shape)
         added.data_type = onnx_type(tensor)
-        if source is not None and isinstance(source.tensor, StoredTensor) and is_external(source.tensor.proto):
+        held = None if source is None else message_behind(source.tensor)
+        if held is not None and is_external(held):
             added.data_location = TensorProto.EXTERNAL
         if self.facts.model.ir_version < 4:
             value = self.facts.graph.input.add()

@@ -6,9 +6,11 @@ for another, or join two chains, so sites are found anew until nothing folds any
 cut, because a part of it may go where the whole may not; and branches are merged, where that is asked for.
 """
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from bnfold.affine import TooManyMapsError
 from bnfold.editor import Editor
 from bnfold.edits import Plan, TurnIntoAdd
 from bnfold.find import Site, Source, batchnorm, chain
@@ -26,6 +28,7 @@ from bnfold.policy import unwanted
 from bnfold.refusals import Code, Refusal
 
 Progress = Callable[[str, int, int], None]
+Way = Callable[[GraphFacts, Site, Source, FoldOptions], Plan | Refusal]
 LONGEST_CUT = 8  # chains of more nodes are folded whole or not at all
 
 
@@ -35,7 +38,7 @@ def fold_all(
     """Fold what can be folded; one outcome for each site, in the order of the file."""
     fixpoint = _Fixpoint(facts, editor, options, progress)
     waiting = fixpoint.find()
-    while fixpoint.round(waiting) or any(map(fixpoint.cut, waiting)) or fixpoint.merge():
+    while fixpoint.round(waiting) or fixpoint.cut_all(waiting) or fixpoint.merge():
         waiting = fixpoint.find()
     left = [outcome for outcome in waiting if not fixpoint.turned.issuperset(outcome.site.nodes)]
     return sorted([*fixpoint.folded, *left], key=lambda outcome: outcome.site.nodes[0])
@@ -77,12 +80,18 @@ class _Fixpoint:
             self._offer_downstream(outcome)
         return len(self.folded) > before
 
+    def cut_all(self, waiting: list[Outcome]) -> bool:
+        """Cut every chain that can be; whether there was one."""
+        return sum([self.cut(outcome) for outcome in waiting]) > 0
+
     def cut(self, outcome: Outcome) -> bool:
         """Fold a part of a chain that does not go as a whole; whether there is one."""
         nodes = outcome.site.nodes
         if outcome.kind != "chain" or outcome.source is None or not 1 < len(nodes) <= LONGEST_CUT:
             return False
         if outcome.refusal is not None and outcome.refusal.code == Code.OUTSIDE_SOURCES:
+            return False
+        if not self.facts.removed.isdisjoint(nodes):
             return False
         for head in (self._piece(outcome, 0, place) for place in range(len(nodes) - 1, 0, -1)):
             self._offer_upstream(head)
@@ -127,18 +136,31 @@ class _Fixpoint:
     def _upstream(self, site: Site, source: Source) -> Plan | Refusal:
         """The plan of the first way that is open; else why what lies upstream cannot."""
         refusal: Refusal | None = None
-        for plan in self._ways(site, source):
-            answer = plan if isinstance(plan, Refusal) else self._wanted(site, source, plan)
+        for way in (pull, sibling, residual):
+            answer = self._tried(way, site, source)
             if isinstance(answer, Plan):
                 return answer
             refusal = refusal or answer
         assert refusal is not None
         return refusal
 
-    def _ways(self, site: Site, source: Source) -> Iterator[Plan | Refusal]:
-        yield pull(self.facts, site, source, self.options)
-        yield sibling(self.facts, site, source)
-        yield residual(self.facts, site, source, self.options)
+    def _tried(self, way: Way, site: Site, source: Source) -> Plan | Refusal:
+        """The answer of one way to fold, if it is wanted.
+
+        Planning changes nothing, so a model that contradicts itself (ranks, lengths, missing inputs) may stop it
+        anywhere, and costs no more than this site.
+        """
+        try:
+            answer = way(self.facts, site, source, self.options)
+        except TooManyMapsError as error:
+            return Refusal(Code.WOULD_GROW, f"the map would have to be spelled out: {error}")
+        except (IndexError, KeyError, ValueError, ArithmeticError) as error:
+            if os.environ.get("BNFOLD_DEBUG"):
+                raise
+            return Refusal(Code.SHAPE_MISMATCH, f"ranks or lengths around it contradict each other ({error!r})")
+        if isinstance(answer, Refusal):
+            return answer
+        return unwanted(self.facts, site, source, answer, self.options) or answer
 
     def _offer_downstream(self, outcome: Outcome) -> None:
         if outcome.source is not None and outcome.kind == "chain":  # its constants may have changed since
@@ -147,18 +169,13 @@ class _Fixpoint:
             return
         upstream = outcome.refusal
         site, source = outcome.site, outcome.source
-        answer = self._wanted(site, source, push(self.facts, site, source, self.options))
+        answer = self._tried(push, site, source)
         if isinstance(answer, Refusal) and self.options.partial and answer.code == Code.SHIFT_MEETS_PADDING:
-            left = self._wanted(site, source, partial(self.facts, site, source, self.options))
+            left = self._tried(partial, site, source)
             answer = answer if isinstance(left, Refusal) and left.code != Code.RANGE_RISK else left
         if isinstance(answer, Refusal) and upstream is not None:
             answer = both(upstream, answer)
         self._settle(outcome, answer)
-
-    def _wanted(self, site: Site, source: Source, answer: Plan | Refusal) -> Plan | Refusal:
-        if isinstance(answer, Refusal):
-            return answer
-        return unwanted(self.facts, site, source, answer, self.options) or answer
 
     def _settle(self, outcome: Outcome, answer: Plan | Refusal) -> None:
         if isinstance(answer, Refusal):

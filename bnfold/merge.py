@@ -81,7 +81,10 @@ def _plan(facts: GraphFacts, add: int, large: int, small: int) -> Plan | None:
         return None
     if any(isinstance(bias, Refusal) for bias in biases) or first.dtype != second.dtype:
         return None
+    odd = [b for b in biases if b is not None and not isinstance(b, Refusal) and b.shape != first.shape[:1]]
     spatial = len(first.shape) - 2
+    if odd or spatial < 1:
+        return None
     places = _places(_geometry(facts, large, spatial), _geometry(facts, small, spatial), first.shape, second.shape)
     if places is None:
         return None
@@ -116,7 +119,7 @@ def _places(
     spatial = len(shape) - 2
     for i in range(spatial):
         dilation = large["dilations"][i]
-        if small["dilations"][i] != dilation and inner[2 + i] > 1:
+        if dilation < 1 or (small["dilations"][i] != dilation and inner[2 + i] > 1):
             return None
         room, behind = large["pads"][i] - small["pads"][i], large["pads"][spatial + i] - small["pads"][spatial + i]
         place, odd = divmod(room, dilation)

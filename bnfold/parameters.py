@@ -56,9 +56,8 @@ def _held(facts: GraphFacts, index: int, slot: int | None) -> Constant | Absent 
     if slot is None or len(names) <= slot or not names[slot]:
         return ABSENT
     found = facts.constants.find(names[slot])
-    if found is None or (found.overridable and not facts.freeze_inputs):
+    if found is None or (found.overridable and (facts.shapes.deriving or not facts.freeze_inputs)):
         return None
-    facts.shapes.assumed.update(found.overridable)
     return found
 
 

@@ -10,13 +10,12 @@ from onnx import TensorProto, TensorShapeProto, ValueInfoProto
 from bnfold.graph import GraphFacts
 from bnfold.tensors import (
     ArrayTensor,
-    ScaledTensor,
-    StoredTensor,
     Tensor,
     bytes_of,
     declare,
     is_external,
     is_in_file,
+    message_behind,
     write_into,
 )
 from bnfold.wire import SMALLEST
@@ -67,9 +66,13 @@ class Sweep:
     def _write(self) -> dict[str, Tensor]:
         """Write the pending numbers into the model; returns those that are written with the file."""
         alive = {name: held for name, held in self.pending.items() if name not in self.dead_tensors}
-        sources = Counter(id(source) for _, tensor in alive.values() if (source := _source(tensor)) is not None)
+        sources = Counter(
+            id(source) for _, tensor in alive.values() if (source := message_behind(tensor)) is not None
+        )
         for name, (proto, tensor) in alive.items():
-            if sources[id(_source(tensor))] > 1 and not is_in_file(tensor):  # one is written over the other's source
+            if sources[id(message_behind(tensor))] > 1 and not is_in_file(
+                tensor
+            ):  # one is written over the other's source
                 alive[name] = (proto, ArrayTensor(tensor.array()))
         changed: dict[str, Tensor] = {}
         for proto, tensor in alive.values():
@@ -94,12 +97,6 @@ class Sweep:
             ranks = {id(node): behind.get(id(node), (i, 0)) for i, node in enumerate(nodes)}
             facts.graph.node.sort(key=lambda node: ranks[id(node)])
         _remove(facts.graph.node, lambda node: id(node) in dead)
-
-
-def _source(tensor: Tensor) -> TensorProto | None:
-    """The message that the numbers of `tensor` are computed from."""
-    source = tensor.source if isinstance(tensor, ScaledTensor) else tensor
-    return source.proto if isinstance(source, StoredTensor) else None
 
 
 def _set_shape(value: ValueInfoProto, shape: tuple[int, ...]) -> None:

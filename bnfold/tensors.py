@@ -262,6 +262,12 @@ def declare(proto: TensorProto, tensor: Tensor) -> None:
     proto.raw_data = b""
 
 
+def message_behind(tensor: Tensor) -> TensorProto | None:
+    """The message that the numbers of `tensor` are read or computed from; None where they are in memory."""
+    source = tensor.source if isinstance(tensor, ScaledTensor) else tensor
+    return source.proto if isinstance(source, StoredTensor) else None
+
+
 def is_in_file(tensor: Tensor) -> bool:
     """Whether the numbers come from a file and stay there, whatever becomes of the TensorProto."""
     if isinstance(tensor, ScaledTensor):

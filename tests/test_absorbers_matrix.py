@@ -112,7 +112,7 @@ PLAIN, ADDED = "h = MatMul (x, w)", "m = MatMul (x, w)\nh = Add ({})"
     ids=["2d", "2d_free", "3d", "4d", "batched", "batched_2d", "transposed", "reshaped", "add", "left_add", "3d_add"],
 )  # fmt: skip
 def test_matmul_pull(x, w, text, nodes):
-    """Columns of the right operand; bias by the Add behind, a Gemm where both are matrices, or an Add in its place."""
+    """Columns of the right operand; bias by the Add behind, a Gemm of two matrices, or an Add where the map was."""
     proto = graph(text, x, w=w, s=(5,), t=(5,), k=(5,), to=np.array([-1, 5]))
     check(proto, nodes=nodes, limit=4e-6)
 
@@ -205,18 +205,38 @@ def test_fused_matmul_with_alpha(side, alpha):
     """alpha counts for what a pushed shift adds up to, and not for the bias of a pulled one."""
     text = (f"h = {FUSED} <alpha = {alpha}> (x, w)\ny = BN <maps = 4> (h)" if side == "pull"
             else f"n = BN <maps = 4> (x)\ny = {FUSED} <alpha = {alpha}> (n, w)")  # fmt: skip
-    proto = graph(text, (3, 4), w=(4, 4), y=(3, 4))
-    count = len(fold(proto).folded)
-    check(proto, folded=count, left=["unknown-shape"] * (1 - count), limit=4e-6)
+    check(graph(text, (3, 4), w=(4, 4), y=(3, 4)), nodes="FusedMatMul Add", limit=4e-6)
+
+
+@pytest.mark.parametrize("x", [(2, 3, 4), ("n", 3, 4), (2, 2, 3, 4)], ids=str)
+def test_fused_matmul_of_any_rank(x):
+    """Its shape is known: a chain along the last axis is per column, with what carries it in between or not."""
+    for between in ("", "\ni = Identity (h)", "\nu = Unsqueeze (h, ax)\ni = Squeeze (u, ax)"):
+        value = "i" if between else "h"
+        text = f"h = {FUSED} <alpha = 0.5> (x, w){between}\np = Mul ({value}, s)\ny = Add (p, t)"
+        held = {"ax": np.array([0])} if "ax)" in between else {}
+        proto = graph(text, x, w=(4, 5), s=(5,), t=(5,), y=(*x[:-1], 5), **held)
+        result = check(proto, limit=4e-6)
+        assert [op for op in ops(result.model) if op in ("Mul", "Add", "FusedMatMul")] == ["FusedMatMul", "Add"]
 
 
 @pytest.mark.parametrize("attribute", ["transA", "transB", "transBatchA", "transBatchB"])
 def test_fused_matmul_that_transposes_a_square(attribute):
     """Sizes coincide, the axes do not: nothing folds."""
     x = (4, 4) if attribute in ("transA", "transB") else (4, 4, 4)
-    text = f"h = {FUSED} <{attribute} = 1> (x, w)\np = Mul (h, s)\ny = Add (p, t)"
+    text = f"[op] h = {FUSED} <{attribute} = 1> (x, w)\np = Mul (h, s)\ny = Add (p, t)"
     proto = graph(text, x, w=x, s=(4,), t=(4,), y=x)
-    assert not fold(proto).folded
+    assert not check(proto, folded=0).report.sites  # a bare chain, and no convolution near
+    result = fold(proto, sources="all")
+    assert not result.folded
+    assert {site.code for site in result.refused} <= {"producer-cannot-absorb", "unknown-shape"}  # by the shape rule
+    proto = graph(f"[op] h = {FUSED} <{attribute} = 1> (x, w)\ny = BN <maps = 4> (h)", x, w=x, y=x)
+    result = check(proto, folded=0, left=["producer-cannot-absorb"])
+    assert "FusedMatMul 'op', which transposes" in result.refused[0].message
+    text = f"p = Mul (x, s)\nn = Add (p, t)\n[op] y = {FUSED} <{attribute} = 1> (n, w)"
+    proto = graph(text, x, w=x, s=(4,), t=(4,), y=x)
+    result = check(proto, folded=0, left=["consumer-cannot-absorb"], sources="all")
+    assert "FusedMatMul 'op', which transposes" in result.refused[0].message.split("; upstream: ")[0]
 
 
 def test_fused_gemm_with_an_activation():

@@ -128,8 +128,8 @@ def test_folded_densenet_gives_a_reason_for_each_that_stays():
 # - negative-fuse-conv-add: the Add's constant is an input with a default, at IR 4.
 # - matmul-bn-directly, -non-ignorable-node: (1, 5) @ (5, 5), so that axis 1 is the columns; Identity carries. The
 #   shift becomes the C of a Gemm. -with-reshape: (-1, 1, 1, 5), then Transpose to NCHW, take the columns to axis 1.
-# - matmul-bn-directly-dont-fuse: (1, 1, 5) @ (5, 5): the columns are axis 2, the maps axis 1, which has one for the five of
-#   the parameters. (onnxruntime does not run this one.)
+# - matmul-bn-directly-dont-fuse: (1, 1, 5) @ (5, 5): the columns are axis 2, the maps axis 1, which has one for
+#   the five of the parameters. (onnxruntime does not run this one.)
 # - matmul-bn-only-transpose: the Transpose makes the columns axis 0, so that axis 1 of the BatchNormalization is the
 #   rows of the product.
 SHARED = {

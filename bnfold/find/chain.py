@@ -34,7 +34,7 @@ def sites(facts: GraphFacts) -> Iterator[Site]:
         if facts.op(index) not in OPERATORS or index in taken:
             continue
         slot = mapped_slot(facts, index)
-        if slot is None or _is_bias(facts, index, slot):
+        if slot is None or len(facts.nodes[index].output) != 1 or _is_bias(facts, index, slot):
             continue
         first = link(facts, index, slot)
         if isinstance(first, Refusal):

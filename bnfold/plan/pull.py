@@ -18,7 +18,6 @@ from bnfold.rules.broadcast import constant_edit
 from bnfold.tensors import bytes_of
 from bnfold.text import printable, size
 
-SIZES = frozenset(["Shape", "Size"])
 PIECES = frozenset(["Gather", "Shape", "Size", "Slice", "Split"])  # readers that may leave some maps alone
 # Reasons that a copy of the absorber does away with.
 CLONABLE = (Code.PRODUCER_SHARED, Code.PRODUCER_IS_OUTPUT, Code.CAPTURED_BY_SUBGRAPH)
@@ -49,7 +48,7 @@ def pull(
         if producer is None or facts.constants.computes(producer):
             what = "a model input" if value in facts.inputs else "a constant"
             return Refusal(Code.NO_PRODUCER, f"{printable(value)!r} is {what}: nothing upstream can take the map in")
-        step = _answer_pull(walk, producer, value, affine, asked[value])
+        step = walk.too_far(Code.PRODUCER_CANNOT_ABSORB) or _answer_pull(walk, producer, value, affine, asked[value])
         if isinstance(step, Refusal):
             return step
         if value != start:
@@ -147,11 +146,8 @@ def _answer_pull(
 def _leaks(facts: GraphFacts, producer: int, value: str, asked: dict[Use, ChannelAffine]) -> bool:
     """Whether a path leads from this node past the site: by another output, or by a reader that does not care."""
     outputs = facts.nodes[producer].output
-    if len(outputs) > 1 and any(name != value and facts.users(name) for name in outputs):
-        return True
-    if len(facts.users(value)) == len(asked):
-        return False
-    return any(use not in asked and facts.op(use.node) not in SIZES for use in facts.users(value))
+    beside = len(outputs) > 1 and any(name and name != value and not facts.is_free(name) for name in outputs)
+    return beside or len(facts.users(value)) > len(asked)
 
 
 def _used_elsewhere(
@@ -201,7 +197,9 @@ def _ask(
     if wanted.is_identity:
         return None
     if is_constant(walk.facts, name):
-        made = constant_edit(walk.facts, use.node, use.slot, wanted)
+        shape = walk.facts.shapes.of(name)
+        own = None if shape is None else len(shape)
+        made = constant_edit(walk.facts, use.node, use.slot, wanted, own)
         if isinstance(made, Refusal):
             return made
         walk.edits.append(made[0])

@@ -26,7 +26,7 @@ def push(facts: GraphFacts, site: Site, source: Source, options: FoldOptions) ->
     refusal = _spread(facts, end, source.affine, changes, heap)
     while refusal is None and heap:
         node = heapq.heappop(heap)[1]
-        step = _answer(walk, node, changes[node])
+        step = walk.too_far(Code.CONSUMER_CANNOT_ABSORB) or _answer(walk, node, changes[node])
         if isinstance(step, Refusal):
             return step
         for output, affine in step.asks:

@@ -21,6 +21,7 @@ from bnfold.options import FoldOptions
 from bnfold.plan.pull import pull
 from bnfold.plan.siblings import SUMS, with_tap
 from bnfold.plan.walk import ends
+from bnfold.reading import is_constant
 from bnfold.refusals import Code, Refusal
 from bnfold.rules.weights import finite, multiply
 from bnfold.tensors import ExactTensor
@@ -39,7 +40,8 @@ def residual(facts: GraphFacts, site: Site, source: Source, options: FoldOptions
     convs = {facts.nodes[maker].input[0]: maker for _, maker in reversed(leaves) if maker is not None}
     for use, _ in leaves:
         conv = convs.get(facts.nodes[use.node].input[use.slot])
-        if conv is None or len(facts.nodes[use.node].input) != 2:
+        pair = facts.nodes[use.node].input
+        if conv is None or len(pair) != 2 or is_constant(facts, pair[1 - use.slot]):
             continue
         excused: dict[Use, ChannelAffine] = {use: IDENTITY}
         plan = pull(facts, site, source, options, excused)

@@ -22,9 +22,11 @@ from bnfold.edits import DropInput, Edit, Plan, SetConstant
 from bnfold.find import Site, Source
 from bnfold.graph import GraphFacts
 from bnfold.nodes import int_attribute, ints_attribute, label, text_attribute
+from bnfold.options import FoldOptions
 from bnfold.plan.walk import ends
 from bnfold.reading import is_constant
 from bnfold.refusals import Code, Refusal
+from bnfold.rules import Step
 from bnfold.rules.weights import PlainWeight, finite, multiply, read_bias, read_weight
 from bnfold.tensors import ExactTensor
 from bnfold.text import printable
@@ -33,8 +35,9 @@ SUMS = frozenset(["Add", "Sub", "Sum"])
 MOST_BRANCHES = 64
 
 
-def sibling(facts: GraphFacts, site: Site, source: Source) -> Plan | Refusal:
+def sibling(facts: GraphFacts, site: Site, source: Source, options: FoldOptions) -> Plan | Refusal:
     """The plan by which a Conv beside the site takes its map in, or why there is none."""
+    del options  # none concerns it
     start, end = ends(facts, site)
     total = sum_of(facts, end)
     own = None if total is None else next((sign for value, sign in branches(facts, total, end) if value == end), None)
@@ -47,10 +50,10 @@ def sibling(facts: GraphFacts, site: Site, source: Source) -> Plan | Refusal:
             continue
         affine = source.affine
         signed = ChannelAffine(sign * own * affine.scale, sign * own * affine.shift, affine.axes)
-        edits = _tap_edits(facts, producer, signed)
-        if not isinstance(edits, Refusal):
-            return _plan(facts, site, source, producer, edits)
-        refusal = edits
+        step = _tap_step(facts, producer, signed)
+        if not isinstance(step, Refusal):
+            return _plan(facts, site, source, producer, step)
+        refusal = step
     return refusal
 
 
@@ -103,8 +106,8 @@ def branches(facts: GraphFacts, total: int, whole: str) -> Iterator[tuple[str, i
             yield value, sign
 
 
-def _tap_edits(facts: GraphFacts, conv: int, affine: ChannelAffine) -> tuple[Edit, ...] | Refusal:
-    """The edits that add the map to the kernel, or why it is not one tap of it."""
+def _tap_step(facts: GraphFacts, conv: int, affine: ChannelAffine) -> Step | Refusal:
+    """The step that adds the map to the kernel, or why it is not one tap of it."""
     node = facts.nodes[conv]
     at = label(node)
     weight, bias = read_weight(facts, conv, 1), read_bias(facts, conv, 2)
@@ -128,7 +131,7 @@ def _tap_edits(facts: GraphFacts, conv: int, affine: ChannelAffine) -> tuple[Edi
     edits: list[Edit] = [SetConstant(conv, 1, product, "")]
     if bias is not None or new.values.any():
         edits.append(SetConstant(conv, 2, new, f"{weight.name}_bias"))
-    return tuple(edits)
+    return Step(tuple(edits), absorbs=True, frozen=(*weight.frozen, *(bias.frozen if bias is not None else ())))
 
 
 def with_tap(facts: GraphFacts, conv: int, kernel: Float64Array, affine: ChannelAffine) -> Float64Array | None:
@@ -163,13 +166,20 @@ def _tap(facts: GraphFacts, conv: int, kernel: tuple[int, ...]) -> tuple[int, ..
             begin, end = (
                 (reach // 2, reach - reach // 2) if mode == "SAME_UPPER" else (reach - reach // 2, reach // 2)
             )
-        if strides[i] != 1 or begin + end != reach or begin % dilations[i] or begin < 0 or end < 0:
+        if (
+            strides[i] != 1
+            or dilations[i] < 1
+            or begin + end != reach
+            or begin % dilations[i]
+            or begin < 0
+            or end < 0
+        ):
             return None
         taps.append(begin // dilations[i])
     return tuple(taps)
 
 
-def _plan(facts: GraphFacts, site: Site, source: Source, conv: int, edits: tuple[Edit, ...]) -> Plan:
+def _plan(facts: GraphFacts, site: Site, source: Source, conv: int, step: Step) -> Plan:
     """The Conv's branch gains the map, the site's branch loses it; where both meet, all is as before."""
     end = ends(facts, site)[1]
     gains, loses = facts.nodes[conv].output[0], end
@@ -179,6 +189,7 @@ def _plan(facts: GraphFacts, site: Site, source: Source, conv: int, edits: tuple
     node = facts.nodes[first.node]
     lost = [facts.nodes[other].output[0] for other in _before(_sums(facts, loses), meeting)]
     removed, takes_place, rewired = list(site.nodes), [], []
+    edits = step.edits
     if len(node.input) > 2:
         edits = (*edits, DropInput(first.node, first.slot))
     else:
@@ -192,7 +203,7 @@ def _plan(facts: GraphFacts, site: Site, source: Source, conv: int, edits: tuple
             lost.remove(node.output[0])
     return Plan(
         "sibling", tuple(removed), edits, tuple(takes_place), tuple(rewired), (*carried, *lost), (conv,),
-        frozen=source.overridable,
+        frozen=(*source.overridable, *step.frozen),
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ QUANTIZERS = frozenset(["QuantizeLinear", "DequantizeLinear"])
 NORMALIZATIONS = frozenset(["GroupNormalization", "InstanceNormalization", "LayerNormalization",
                             "MeanVarianceNormalization", "RMSNormalization", "LpNormalization", "LRN"])  # fmt: skip
 HALF = (np.dtype(np.float16), BFLOAT16)
+MOST_STEPS = 128
 NO_RULE = Rule()
 
 
@@ -40,10 +41,12 @@ class Walk:
     clones: list[Clone] = field(default_factory=list)
     frozen: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    steps: int = 0
     leaks: bool = False  # a path through what changes does not lead through the site
 
     def take(self, node: int, step: Step) -> None:
         """Add one operator's answer."""
+        self.steps += 1
         self.edits += step.edits
         self.frozen += step.frozen
         self.notes += step.notes
@@ -53,6 +56,12 @@ class Walk:
             if edit.node != node:
                 made = self.facts.nodes[edit.node].output[0]
                 self.carried += [made] if made not in self.carried else []
+
+    def too_far(self, code: Code) -> Refusal | None:
+        """Why to give up: no real path is this long, and looking on from each of many sites would take for ever."""
+        if self.steps <= MOST_STEPS + 8 * len(self.absorbers):
+            return None
+        return Refusal(code, f"nothing with weights is found within {MOST_STEPS} operators")
 
     def plan(self, direction: str, site: Site, source: Source, **names: tuple[tuple[str, str], ...]) -> Plan:
         """The whole."""
@@ -92,10 +101,10 @@ class Walk:
         if self.options.assume_range or not (grows or affine.shift.any()):
             return None
         dtype = self.facts.constants.value_type(value)
-        if dtype is None or dtype not in HALF:
+        if dtype not in HALF and not (dtype is None and self.facts.constants.has_half):
             return None
-        at = label(self.facts.nodes[node])
-        return Refusal(Code.RANGE_RISK, f"{printable(value)!r}, in {dtype}, would have another range inside {at}", at)
+        at, kind = label(self.facts.nodes[node]), dtype or "perhaps float16"
+        return Refusal(Code.RANGE_RISK, f"{printable(value)!r}, in {kind}, would have another range inside {at}", at)
 
 
 def ends(facts: GraphFacts, site: Site) -> tuple[str, str]:

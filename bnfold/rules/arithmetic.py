@@ -51,7 +51,7 @@ def pull_sum(facts: GraphFacts, index: int, affine: ChannelAffine, _output: int)
         if branch.is_identity:
             continue
         if is_constant(facts, name):
-            made = constant_edit(facts, index, slot, branch)
+            made = constant_edit(facts, index, slot, branch, facts.shapes.rank(node.output[0]))
             if isinstance(made, Refusal):
                 return made
             edits.append(made[0])
@@ -70,10 +70,13 @@ def push_sum(facts: GraphFacts, index: int, changes: Mapping[int, ChannelAffine]
     signs = _signs(facts.op(index), len(node.input))
     if facts.opset() < 7 or signs is None:
         return _legacy(facts, index, Code.CONSUMER_CANNOT_ABSORB)
+    if len(changes) < len(node.input) and not all((affine.scale == 1).all() for affine in changes.values()):
+        message = f"the branches of {label(node)} do not come with the same scale: {_others(facts, index, changes)}"
+        return Refusal(Code.CONSUMER_CANNOT_ABSORB, message, label(node))
     scale: ChannelAffine | None = None
     shift = ChannelAffine.uniform(1.0, 0.0)
-    for slot in range(len(node.input)):
-        raised = lifted(facts, index, slot, changes[slot]) if slot in changes else ChannelAffine.uniform(1.0, 0.0)
+    for slot in sorted(changes):
+        raised = lifted(facts, index, slot, changes[slot])
         if isinstance(raised, Refusal):
             return raised
         short = raised.scaling().reduced()
@@ -92,9 +95,8 @@ def push_sum(facts: GraphFacts, index: int, changes: Mapping[int, ChannelAffine]
     constant = next((slot for slot, name in enumerate(node.input) if is_constant(facts, name)), None)
     if constant is None:
         return Step(asks=((0, total),), computes=True)
-    made = constant_edit(
-        facts, index, constant, ChannelAffine(total.scale, total.shift * signs[constant], total.axes)
-    )
+    moved = ChannelAffine(total.scale, total.shift * signs[constant], total.axes)
+    made = constant_edit(facts, index, constant, moved, facts.shapes.rank(node.output[0]))
     return made if isinstance(made, Refusal) else Step((made[0],), computes=True, frozen=made[1])
 
 
@@ -179,7 +181,8 @@ def _factor(facts: GraphFacts, index: int) -> int | Refusal:
 
 def _others(facts: GraphFacts, index: int, changes: Mapping[int, ChannelAffine]) -> str:
     names = [name for slot, name in enumerate(facts.nodes[index].input) if slot not in changes]
-    return ", ".join(repr(printable(name)) for name in names) + " stays as it is" if names else "they differ"
+    shown = ", ".join(repr(printable(name)) for name in names[:4]) + (", ..." if len(names) > 4 else "")
+    return f"{shown} stays as it is" if names else "they differ"
 
 
 def _legacy(facts: GraphFacts, index: int, code: Code) -> Refusal:

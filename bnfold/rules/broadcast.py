@@ -54,10 +54,11 @@ def lifted(facts: GraphFacts, index: int, slot: int, affine: ChannelAffine) -> C
 
 
 def constant_edit(
-    facts: GraphFacts, index: int, slot: int, affine: ChannelAffine
+    facts: GraphFacts, index: int, slot: int, affine: ChannelAffine, rank: int | None
 ) -> tuple[Edit, tuple[str, ...]] | Refusal:
-    """The edit that puts the constant operand `slot` through the map of the node's output; and what it freezes.
+    """The edit that puts the constant at input `slot` through a map of a value of `rank` axes; and what it freezes.
 
+    That value is the constant itself, or the node's output, with which the constant is aligned at the last axes.
     Refused where the constant would have to become larger than it and the map are.
     """
     node = facts.nodes[index]
@@ -68,15 +69,17 @@ def constant_edit(
     old = found.tensor.exact()
     scale, shift = affine.scale, affine.shift
     if affine.axes:
-        whole = facts.shapes.rank(node.output[0])
-        if whole is None:
-            return Refusal(Code.UNKNOWN_SHAPE, f"the rank of what {at} makes is not known", at)
-        first = min(affine.axes)
+        if rank is None or rank <= max(affine.axes):
+            return Refusal(Code.UNKNOWN_SHAPE, f"the rank of what {at} computes with is not known", at)
         sizes = affine.sizes()
-        spread = [sizes.get(axis, 1) for axis in range(first, whole)]
+        spread = [sizes.get(axis, 1) for axis in range(min(affine.axes), rank)]
         scale, shift = scale.reshape(spread), shift.reshape(spread)
-    with np.errstate(over="ignore", invalid="ignore"):
-        new = scale * old + shift
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            new = scale * old + shift
+    except ValueError:
+        message = f"the constant of {at}, of shape {old.shape}, does not fit the map"
+        return Refusal(Code.SHAPE_MISMATCH, message, at)
     if new.size > max(old.size, scale.size):
         message = f"the constant of {at} varies along other axes than the map; stored, it would grow"
         return Refusal(Code.WOULD_GROW, message, at)

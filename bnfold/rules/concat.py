@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bnfold.affine import IDENTITY, ChannelAffine
+from bnfold.affine import IDENTITY, ChannelAffine, TooManyMapsError
 from bnfold.graph import GraphFacts
 from bnfold.nodes import int_attribute
 from bnfold.parameters import axis_of
@@ -47,21 +47,30 @@ def pull_concat(facts: GraphFacts, index: int, affine: ChannelAffine, output: in
 
 def push_concat(facts: GraphFacts, index: int, changes: Mapping[int, ChannelAffine]) -> Step | Refusal:
     """Hand on the maps of all inputs, laid end to end."""
-    parts = [changes.get(slot, IDENTITY).reduced() for slot in range(len(facts.nodes[index].input))]
-    if all(_same(part, parts[0]) for part in parts) and not parts[0].axes:
-        return carried(parts[0])
-    axis = _axis(facts, index)
+    names = facts.nodes[index].input
+    first = next(iter(changes.values())).reduced()
+    alike = len(changes) == len(names) and all(part.equals(first) for part in changes.values())
+    axis = _axis(facts, index) if first.axes or not alike else None
+    if alike and axis not in first.axes and (axis is not None or not first.axes):
+        return carried(first)
     if axis is None:
         return unknown(facts, index, "the rank")
-    if all(_same(part, parts[0]) for part in parts) and axis not in parts[0].axes:
-        return carried(parts[0])
-    pairs = zip(parts, facts.nodes[index].input, strict=True)
-    lengths = [part.sizes().get(axis, length_along(facts, name, axis)) for part, name in pairs]
-    known = [length for length in lengths if length is not None]
-    if len(known) < len(lengths):
-        return unknown(facts, index, f"the size of an input along axis {axis}")
+    parts: list[ChannelAffine] = []
+    lengths: list[int] = []
+    for slot, name in enumerate(names):
+        own = changes[slot].reduced() if slot in changes else IDENTITY
+        length = own.sizes().get(axis, length_along(facts, name, axis))
+        if length is None:
+            return unknown(facts, index, f"the size of an input along axis {axis}")
+        if own is IDENTITY and parts and parts[-1] is IDENTITY:
+            lengths[-1] += length
+        else:
+            parts.append(own)
+            lengths.append(length)
     try:
-        return carried(ChannelAffine.join(parts, axis, known))
+        return carried(ChannelAffine.join(parts, axis, lengths))
+    except TooManyMapsError:
+        raise
     except ValueError:
         return mismatch(facts, index)
 
@@ -71,8 +80,3 @@ def _axis(facts: GraphFacts, index: int) -> int | None:
     axis = int_attribute(facts.nodes[index], "axis", 1)
     rank = facts.shapes.rank(facts.nodes[index].output[0]) if axis < 0 else None
     return axis_of(axis, rank) if rank is not None else axis if axis >= 0 else None
-
-
-def _same(first: ChannelAffine, second: ChannelAffine) -> bool:
-    same_scale = first.axes == second.axes and np.array_equal(first.scale, second.scale)
-    return same_scale and np.array_equal(first.shift, second.shift)

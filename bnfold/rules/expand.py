@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bnfold.affine import ChannelAffine
+from bnfold.affine import ChannelAffine, check_maps
 from bnfold.graph import GraphFacts
 from bnfold.parameters import ABSENT, ints
 from bnfold.refusals import Refusal
@@ -81,6 +81,7 @@ def push_tile(facts: GraphFacts, index: int, changes: Mapping[int, ChannelAffine
     if isinstance(repeats, Refusal):
         return repeats
     for axis in affine.axes:
+        check_maps([affine.sizes()[axis], repeats[axis]])
         affine = affine.take(axis, np.tile(np.arange(affine.sizes()[axis]), repeats[axis]))
     return carried(affine, frozen=frozen_parameters(facts, index))
 

@@ -28,7 +28,7 @@ from bnfold.rules.weights import Weight, dead_maps, finite, read_weight
 def pull(facts: GraphFacts, index: int, affine: ChannelAffine, _output: int) -> Step | Refusal:
     """Columns of the right operand, or rows of the left one, times s; the shift becomes a bias."""
     node = facts.nodes[index]
-    read = _read(facts, index)
+    read = _read(facts, index, Code.PRODUCER_CANNOT_ABSORB)
     if isinstance(read, Refusal):
         return read
     slot, weight = read
@@ -58,7 +58,7 @@ def push(facts: GraphFacts, index: int, changes: Mapping[int, ChannelAffine]) ->
     at = label(node)
     if len(changes) > 1:
         return Refusal(Code.CONSUMER_CANNOT_ABSORB, f"both operands of {at} would change", at)
-    read = _read(facts, index)
+    read = _read(facts, index, Code.CONSUMER_CANNOT_ABSORB)
     if isinstance(read, Refusal):
         return read
     slot, weight = read
@@ -133,8 +133,8 @@ def _bias(facts: GraphFacts, index: int, weight: Weight, shift: Float64Array) ->
     return (AddBias(index, tensor, f"{weight.name}_bias", gemm=gemm),)
 
 
-def _read(facts: GraphFacts, index: int) -> tuple[int, Weight] | Refusal:
-    """Which operand is the constant one, and its numbers."""
+def _read(facts: GraphFacts, index: int, otherwise: Code) -> tuple[int, Weight] | Refusal:
+    """Which operand is the constant one, and its numbers; `otherwise` is the code for an operator that differs."""
     node = facts.nodes[index]
     if len(node.input) != 2:
         return Refusal(Code.SHAPE_MISMATCH, f"{label(node)} has {len(node.input)} operands", label(node))
@@ -142,7 +142,7 @@ def _read(facts: GraphFacts, index: int) -> tuple[int, Weight] | Refusal:
         int_attribute(node, name, 0) for name in ("transA", "transB", "transBatchA", "transBatchB")
     ):
         message = f"bnfold does not fold into {label(node)}, which transposes"
-        return Refusal(Code.PRODUCER_CANNOT_ABSORB, message, label(node))
+        return Refusal(otherwise, message, label(node))
     for slot in (1, 0):
         producer = facts.producer(node.input[slot])
         quantised = producer is not None and facts.op(producer) == "DequantizeLinear"

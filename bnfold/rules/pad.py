@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bnfold.affine import IDENTITY, ChannelAffine, Float64Array
+from bnfold.affine import IDENTITY, ChannelAffine, Float64Array, check_maps
 from bnfold.edits import Edit, SetAttribute, SetConstant
 from bnfold.graph import GraphFacts
 from bnfold.nodes import float_attribute, label, text_attribute
@@ -77,6 +77,7 @@ def _more_maps(
     held = _held(facts, index)
     if isinstance(held, Refusal):
         return held
+    check_maps([affine.maps + begin + end])
     inside = np.arange(begin, affine.maps - end if pulls else affine.maps + begin)
     if pulls and affine.maps < begin + end:
         return Refusal(Code.SHAPE_MISMATCH, f"{at} adds more maps than there are", at)

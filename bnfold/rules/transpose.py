@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bnfold.affine import ChannelAffine, IntArray
+from bnfold.affine import ChannelAffine, IntArray, check_maps
 from bnfold.graph import GraphFacts
 from bnfold.nodes import int_attribute, ints_attribute, label
 from bnfold.parameters import axis_of
@@ -96,7 +96,9 @@ def axis_attribute(facts: GraphFacts, index: int, default: int) -> int | None:
 def length_along(facts: GraphFacts, value: str, axis: int) -> int | None:
     """How long a value is along an axis; None where that is not known."""
     shape = facts.shapes.of(value)
-    return shape[axis].size if shape is not None and axis < len(shape) else None
+    length = shape[axis].size if shape is not None and axis < len(shape) else None
+    check_maps([length or 0])
+    return length
 
 
 def scattered(affine: ChannelAffine, axis: int, places: IntArray, length: int) -> ChannelAffine | None:
@@ -106,6 +108,7 @@ def scattered(affine: ChannelAffine, axis: int, places: IntArray, length: int) -
     """
     before = affine.axes.index(axis)
     shape = [*affine.scale.shape[:before], length, *affine.scale.shape[before + 1 :]]
+    check_maps(shape)
     where = (slice(None),) * before + (places,)
     scale, shift = np.ones(shape), np.zeros(shape)
     scale[where], shift[where] = affine.scale, affine.shift

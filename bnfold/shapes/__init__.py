@@ -73,8 +73,10 @@ def sizes(shape: Shape | None) -> tuple[int, ...] | None:
 class Shapes:
     """Shapes of the values of the graph that `facts` indexes, derived when the first is asked for.
 
+    Overridable initializers count as unknown here, frozen or not: a shape would not tell whose they were.
+
     Attributes:
-        assumed: the overridable initializers that were taken for constants on the way (`freeze_inputs`).
+        deriving: shapes are being derived.
     """
 
     def __init__(self, facts: "GraphFacts") -> None:
@@ -82,14 +84,16 @@ class Shapes:
         self._shapes: dict[str, Shape | None] | None = None
         self._before: dict[str, Shape | None] = {}
         self._numbers: dict[str, Numbers] = {}
-        self.assumed: set[str] = set()
+        self.deriving = False
 
     def of(self, value: str) -> Shape | None:
         """The shape of a value; None where not even its rank is known."""
         if value in self._facts.constants.stored:
             return fixed(self._facts.constants.stored[value].shape)
         if self._shapes is None:
+            self.deriving = True
             self._derive()
+            self.deriving = False
         return self._shapes.get(value) if self._shapes is not None else None
 
     def rank(self, value: str) -> int | None:
@@ -114,17 +118,15 @@ class Shapes:
         if value in self._numbers:
             return self._numbers[value]
         found = self._facts.constants.find(value)
-        if found is None or (found.overridable and not self._facts.freeze_inputs):
+        if found is None or found.overridable:
             return None
         dtype, shape = found.tensor.dtype, found.tensor.shape
         if dtype is None or dtype.kind not in "iu" or len(shape) > 1 or prod(shape) > MOST_NUMBERS:
             return None
         try:
-            entries = tuple(Dim(int(n)) for n in np.ravel(found.tensor.array()))
+            return tuple(Dim(int(n)) for n in np.ravel(found.tensor.array()))
         except InvalidModelError:
             return None
-        self.assumed.update(found.overridable)
-        return entries
 
     def _derive(self) -> None:
         from bnfold.shapes.numbers import follow_numbers
@@ -139,7 +141,7 @@ class Shapes:
             rule = SHAPES.get(facts.op(index))
             try:
                 found: Sequence[Shape | None] = () if rule is None else rule(facts, index)
-            except (InvalidModelError, ValueError, IndexError, OverflowError):
+            except (InvalidModelError, ValueError, IndexError, ArithmeticError):
                 found = ()
             for place, name in enumerate(node.output):
                 if not name:
@@ -149,9 +151,11 @@ class Shapes:
                     shape = _declared(declared[name])
                 shape = self._before.get(name) if shape is None else shape
                 self._shapes[name] = shape
-            numbers = follow_numbers(facts, index, self)
-            if numbers is not None and len(numbers) <= MOST_NUMBERS:
-                self._numbers[node.output[0]] = numbers
+            made = self._shapes.get(node.output[0]) if node.output else None
+            if made is not None and len(made) <= 1:
+                numbers = follow_numbers(facts, index, self)
+                if numbers is not None and len(numbers) <= MOST_NUMBERS:
+                    self._numbers[node.output[0]] = numbers
 
 
 def fixed(shape: Sequence[int]) -> Shape:

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
+from onnx import TensorProto
+
 from bnfold.graph import GraphFacts
+from bnfold.nodes import int_attribute
 from bnfold.parameters import ABSENT, ints, slices
 from bnfold.shapes import Numbers, Shapes
 from bnfold.shapes.common import cut, input_shape
@@ -18,6 +21,8 @@ def follow_numbers(facts: GraphFacts, index: int, shapes: Shapes) -> Numbers | N
         x = input_shape(facts, index)
         return None if x is None else cut(facts, index, x)
     if op not in _FOLLOWED or not node.output or not node.input:
+        return None
+    if op == "Cast" and int_attribute(node, "to", 0) not in (TensorProto.INT32, TensorProto.INT64):
         return None
     known = [shapes.numbers(name) for name in node.input[: _FOLLOWED[op]] if name]
     values = [numbers for numbers in known if numbers is not None]
@@ -43,5 +48,7 @@ def _arithmetic(op: str, values: Sequence[Numbers]) -> Numbers | None:
     if len(first) != len(second) and 1 not in (len(first), len(second)):
         return None
     count = max(len(first), len(second))
+    if not first or not second:
+        return ()
     pairs = zip(first * (count // len(first)), second * (count // len(second)), strict=True)
     return tuple(None if a is None or b is None else (a * b if op == "Mul" else a.over(b)) for a, b in pairs)
