@@ -7,7 +7,7 @@ reflect, edge and wrap repeat elements of the input, and negative pads only take
 padded with a constant v becomes s v + t by the map, so
 
     pull:  v' = s v + t        which must be one number for all maps
-    push:  s v' + t = v        for all maps; v' has to be a number of v's type for which that is so
+    push:  v' = (v - t) / s    likewise; a map of scale 0 has to be v already
 
 An axis of the map that is padded itself has new maps of nothing but v: on the way up they have to keep it, on the
 way down nothing happens to them. With v = 0, scale passes as it is. So does any map that keeps v, such as s > 0 with
@@ -151,12 +151,11 @@ def _replaced(affine: ChannelAffine, old: float, dtype: np.dtype, *, pulls: bool
     if not wanted.size:
         return None
     first = wanted.ravel()[:1]
-    new = float(round_once(first, dtype).astype(np.float64)[0])
-    if not np.isfinite(new):
+    stored = float(round_once(first, dtype).astype(np.float64)[0])
+    dead = np.zeros(0) if pulls else affine.shift[affine.scale == 0]
+    if not np.isfinite(stored) or (wanted != first).any() or (dead != old).any():
         return None
-    if pulls:
-        return float(first[0]) if (wanted == first).all() else None
-    return new if (_mapped(affine, new) == old).all() else None
+    return float(first[0])
 
 
 def _mapped(affine: ChannelAffine, value: float) -> Float64Array:
