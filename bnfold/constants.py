@@ -46,12 +46,12 @@ class Constant:
         tensor: its numbers.
         overridable: the initializers behind it that are also graph inputs at IR >= 4, so that a caller may
             replace them.
-        stored: how many bytes the file holds for it; less than the tensor has, where nodes generate it.
+        stored: how many bytes the file holds for it, where nodes generate it; None where it is stored as it is.
     """
 
     name: str
     tensor: Tensor
-    stored: int
+    stored: int | None
     overridable: tuple[str, ...] = ()
 
 
@@ -115,7 +115,7 @@ class Constants:
             value = self._facts.through_identity(value)
         if value in self.stored:
             tensor = self.stored[value]
-            return Constant(value, tensor, bytes_of(tensor), self._overridable([value]))
+            return Constant(value, tensor, None, self._overridable([value]))
         node = self._facts.producer(value)
         if node is None:
             return None

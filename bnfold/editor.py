@@ -79,6 +79,7 @@ class Editor:
             copy = self._insert(node.op_type, list(node.input), value, clone.node, f"{node.name}_folded")
             copied = self.facts.nodes[copy]
             copied.domain = node.domain
+            self.facts.op_changed(copy)
             copied.attribute.extend(node.attribute)
             self._fresh_values.add(value)
             self._move_uses(clone.value, value, clone.uses)
@@ -105,6 +106,7 @@ class Editor:
         node = self.facts.nodes[edit.node]
         if edit.gemm:
             node.op_type = "Gemm"
+            self.facts.op_changed(edit.node)
             self._set_constant(SetConstant(edit.node, 2, edit.tensor, edit.hint))
             return
         value = node.output[0]
@@ -119,6 +121,7 @@ class Editor:
         node = self.facts.nodes[edit.node]
         read = self._unread(edit.node)
         node.op_type = "Add"
+        self.facts.op_changed(edit.node)
         node.name = self.facts.fresh_node_name(f"{node.name}_shift") if node.name else ""
         node.ClearField("domain")
         del node.attribute[:], node.input[:], node.output[1:]

@@ -72,6 +72,7 @@ class GraphFacts:
         self._counts: dict[str, int] = {}
         self._copies: dict[str, str] = {}
         self._positions: dict[int, int] = {}
+        self._ops: dict[int, str] = {}
         self.order: Sequence[int] = ()
         self._index_nodes()
         self._check_outputs()
@@ -163,11 +164,17 @@ class GraphFacts:
 
     def op(self, node: int) -> str:
         """The operator's name where it is a standard one; `domain::name` for all others."""
-        proto = self.nodes[node]
-        domain = standard_domain(proto.domain)
-        if domain == "" and ("", proto.op_type) not in self._local_functions:
-            return proto.op_type
-        return f"{domain}::{proto.op_type}"
+        op = self._ops.get(node)
+        if op is None:
+            proto = self.nodes[node]
+            domain = standard_domain(proto.domain)
+            standard = domain == "" and ("", proto.op_type) not in self._local_functions
+            op = self._ops[node] = proto.op_type if standard else f"{domain}::{proto.op_type}"
+        return op
+
+    def op_changed(self, node: int) -> None:
+        """Note that the node is another operator now."""
+        self._ops.pop(node, None)
 
     def opset(self) -> int:
         """The version of the standard operators; 1 where the model does not say (IR < 3)."""

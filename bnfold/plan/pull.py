@@ -10,11 +10,12 @@ from bnfold.find import Site, Source
 from bnfold.graph import GraphFacts, Use
 from bnfold.nodes import label
 from bnfold.options import FoldOptions
-from bnfold.plan.walk import NO_RULE, Walk, add_tensor, cannot, ends
+from bnfold.plan.walk import Walk, add_tensor, cannot, ends
 from bnfold.reading import is_constant
 from bnfold.refusals import Code, Refusal
-from bnfold.rules import Step, rules
+from bnfold.rules import Step
 from bnfold.rules.broadcast import constant_edit
+from bnfold.rules.table import rule_of
 from bnfold.tensors import bytes_of
 from bnfold.text import printable, size
 
@@ -106,7 +107,7 @@ def _common(facts: GraphFacts, value: str, asked: dict[Use, ChannelAffine]) -> C
 
 def _sees(facts: GraphFacts, use: Use, total: ChannelAffine, wanted: ChannelAffine) -> bool:
     """Whether a reader of a piece gives the same for the map `total` as for the map `wanted`."""
-    rule = rules().get(facts.op(use.node), NO_RULE)
+    rule = rule_of(facts.op(use.node))
     if facts.op(use.node) not in PIECES or rule.push is None:
         return False
     one, other = (rule.push(facts, use.node, {use.slot: affine}) for affine in (total, wanted))
@@ -120,7 +121,7 @@ def _answer_pull(
 ) -> Step | Refusal:
     facts = walk.facts
     node = facts.nodes[producer]
-    rule = rules().get(facts.op(producer), NO_RULE)
+    rule = rule_of(facts.op(producer))
     if rule.pull is None:
         return cannot(facts, producer, Code.PRODUCER_CANNOT_ABSORB, "its input comes out of")
     shared = _used_elsewhere(facts, producer, value, affine, asked)
@@ -176,7 +177,7 @@ def _used_elsewhere(
 
 def _does_not_care(facts: GraphFacts, use: Use, affine: ChannelAffine) -> bool:
     """Whether a reader gives the same whatever the map does: Shape, or a Slice of maps that it leaves alone."""
-    rule = rules().get(facts.op(use.node), NO_RULE)
+    rule = rule_of(facts.op(use.node))
     if facts.op(use.node) not in PIECES or rule.push is None:
         return False
     step = rule.push(facts, use.node, {use.slot: affine})

@@ -8,10 +8,11 @@ from bnfold.find import Site, Source
 from bnfold.graph import GraphFacts
 from bnfold.nodes import label
 from bnfold.options import FoldOptions
-from bnfold.plan.walk import NO_RULE, Walk, cannot, ends
+from bnfold.plan.walk import Walk, cannot, ends
 from bnfold.reading import is_constant
 from bnfold.refusals import Code, Refusal
-from bnfold.rules import Step, rules
+from bnfold.rules import Step
+from bnfold.rules.table import rule_of
 from bnfold.text import printable
 
 JOINS = frozenset(["Add", "Concat", "Sub", "Sum"])  # where a path of data may come in from the side
@@ -47,7 +48,7 @@ def push(facts: GraphFacts, site: Site, source: Source, options: FoldOptions) ->
 def _answer(walk: Walk, node: int, changes: dict[int, ChannelAffine]) -> Step | Refusal:
     """What one reader says, all inputs of it that change considered."""
     facts = walk.facts
-    rule = rules().get(facts.op(node), NO_RULE)
+    rule = rule_of(facts.op(node))
     if rule.push is None:
         return cannot(facts, node, Code.CONSUMER_CANNOT_ABSORB, "its output goes into")
     step = rule.push(facts, node, changes)

@@ -12,7 +12,7 @@ from bnfold.nodes import label
 from bnfold.options import FoldOptions
 from bnfold.refusals import Code, Refusal
 from bnfold.rounding import BFLOAT16
-from bnfold.rules import Rule, Step
+from bnfold.rules import Step
 from bnfold.rules.weights import finite
 from bnfold.tensors import ExactTensor
 from bnfold.text import printable
@@ -26,7 +26,6 @@ NORMALIZATIONS = frozenset(["GroupNormalization", "InstanceNormalization", "Laye
                             "MeanVarianceNormalization", "RMSNormalization", "LpNormalization", "LRN"])  # fmt: skip
 HALF = (np.dtype(np.float16), BFLOAT16)
 MOST_STEPS = 128
-NO_RULE = Rule()
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""How each operator answers the two questions `pull` and `push`. An operator is one file and one line in RULES.
+"""How each operator answers the two questions `pull` and `push`. An operator is one file and one line in `table`.
 
 - `pull(facts, index, affine, output)`: node `index` is to make affine(v) instead of the value v of its output
   number `output`. Which constants change for that, and what must its inputs become?
@@ -13,7 +13,6 @@ to be applied to it. A Step without asks absorbs: all is settled by its edits.
 A rule changes nothing, and does not look at who else reads the values at issue: `plan` sees to that.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -57,9 +56,4 @@ class Rule:
     push: PushRule | None = None
 
 
-@functools.cache
-def rules() -> Mapping[str, Rule]:
-    """The table: operator to rule."""
-    from bnfold.rules.table import RULES
-
-    return RULES
+NO_RULE = Rule()

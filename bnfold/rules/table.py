@@ -1,84 +1,70 @@
-"""Which operator answers by which rule."""
+"""Which operator answers by which rule: the module, and what follows `pull_` and `push_` in it.
 
-from collections.abc import Mapping
+A module is imported when its operator is first met: most graphs hold a few of them.
+"""
 
-from bnfold.rules import (
-    Rule,
-    activation,
-    arithmetic,
-    concat,
-    conv,
-    conv_transpose,
-    depth_to_space,
-    expand,
-    gemm,
-    matmul,
-    normalization,
-    pad,
-    passthrough,
-    pieces,
-    pool,
-    reduce,
-    reshape,
-    resize,
-    squeeze,
-    transpose,
-)
+import functools
+import importlib
 
-ACTIVATION = Rule(activation.pull, activation.push)
-POOL = Rule(pool.pull, pool.push)
-PRODUCT = Rule(arithmetic.pull_product, arithmetic.push_product)
-REDUCE = Rule(reduce.pull, reduce.push)
-RESHAPE = Rule(reshape.pull_reshape, reshape.push_reshape)
-RESIZE = Rule(resize.pull, resize.push)
-SUM = Rule(arithmetic.pull_sum, arithmetic.push_sum)
+from bnfold.rules import NO_RULE, Rule
 
-RULES: Mapping[str, Rule] = {
-    "Add": SUM,
-    "AveragePool": POOL,
-    "Concat": Rule(concat.pull_concat, concat.push_concat),
-    "Conv": Rule(conv.pull, conv.push),
-    "ConvTranspose": Rule(conv_transpose.pull, conv_transpose.push),
-    "DepthToSpace": Rule(depth_to_space.pull_depth_to_space, depth_to_space.push_depth_to_space),
-    "Div": PRODUCT,
-    "Dropout": Rule(passthrough.pull_dropout, passthrough.push_dropout),
-    "Expand": Rule(expand.pull_expand, expand.push_expand),
-    "Flatten": RESHAPE,
-    "Gather": Rule(pieces.pull_gather, pieces.push_gather),
-    "Gemm": Rule(gemm.pull, gemm.push),
-    "GlobalAveragePool": POOL,
-    "GlobalMaxPool": POOL,
-    "GroupNormalization": Rule(normalization.pull_channels),
-    "Identity": Rule(passthrough.pull_identity, passthrough.push_identity),
-    "InstanceNormalization": Rule(normalization.pull_channels),
-    "LayerNormalization": Rule(normalization.pull_layer),
-    "LeakyRelu": ACTIVATION,
-    "MatMul": Rule(matmul.pull, matmul.push),
-    "MaxPool": POOL,
-    "Mul": PRODUCT,
-    "Neg": Rule(arithmetic.pull_neg, arithmetic.push_neg),
-    "PRelu": ACTIVATION,
-    "Pad": Rule(pad.pull, pad.push),
-    "ReduceMax": REDUCE,
-    "ReduceMean": REDUCE,
-    "ReduceMin": REDUCE,
-    "ReduceSum": REDUCE,
-    "Relu": ACTIVATION,
-    "Reshape": RESHAPE,
-    "Resize": RESIZE,
-    "Shape": Rule(push=passthrough.push_shape),
-    "Size": Rule(push=passthrough.push_shape),
-    "Slice": Rule(pieces.pull_slice, pieces.push_slice),
-    "SpaceToDepth": Rule(depth_to_space.pull_space_to_depth, depth_to_space.push_space_to_depth),
-    "Split": Rule(pieces.pull_split, pieces.push_split),
-    "Squeeze": Rule(squeeze.pull_squeeze, squeeze.push_squeeze),
-    "Sub": SUM,
-    "Sum": SUM,
-    "Tile": Rule(expand.pull_tile, expand.push_tile),
-    "Transpose": Rule(transpose.pull_transpose, transpose.push_transpose),
-    "Unsqueeze": Rule(squeeze.pull_unsqueeze, squeeze.push_unsqueeze),
-    "Upsample": RESIZE,
-    "com.microsoft::FusedConv": Rule(conv.pull, conv.push),
-    "com.microsoft::FusedGemm": Rule(gemm.pull, gemm.push),
-    "com.microsoft::FusedMatMul": Rule(matmul.pull, matmul.push),
+RULES: dict[str, tuple[str, str]] = {
+    "Add": ("arithmetic", "sum"),
+    "AveragePool": ("pool", ""),
+    "Concat": ("concat", "concat"),
+    "Conv": ("conv", ""),
+    "ConvTranspose": ("conv_transpose", ""),
+    "DepthToSpace": ("depth_to_space", "depth_to_space"),
+    "Div": ("arithmetic", "product"),
+    "Dropout": ("passthrough", "dropout"),
+    "Expand": ("expand", "expand"),
+    "Flatten": ("reshape", "reshape"),
+    "Gather": ("pieces", "gather"),
+    "Gemm": ("gemm", ""),
+    "GlobalAveragePool": ("pool", ""),
+    "GlobalMaxPool": ("pool", ""),
+    "GroupNormalization": ("normalization", "channels"),
+    "Identity": ("passthrough", "identity"),
+    "InstanceNormalization": ("normalization", "channels"),
+    "LayerNormalization": ("normalization", "layer"),
+    "LeakyRelu": ("activation", ""),
+    "MatMul": ("matmul", ""),
+    "MaxPool": ("pool", ""),
+    "Mul": ("arithmetic", "product"),
+    "Neg": ("arithmetic", "neg"),
+    "PRelu": ("activation", ""),
+    "Pad": ("pad", ""),
+    "ReduceMax": ("reduce", ""),
+    "ReduceMean": ("reduce", ""),
+    "ReduceMin": ("reduce", ""),
+    "ReduceSum": ("reduce", ""),
+    "Relu": ("activation", ""),
+    "Reshape": ("reshape", "reshape"),
+    "Resize": ("resize", ""),
+    "Shape": ("passthrough", "shape"),
+    "Size": ("passthrough", "shape"),
+    "Slice": ("pieces", "slice"),
+    "SpaceToDepth": ("depth_to_space", "space_to_depth"),
+    "Split": ("pieces", "split"),
+    "Squeeze": ("squeeze", "squeeze"),
+    "Sub": ("arithmetic", "sum"),
+    "Sum": ("arithmetic", "sum"),
+    "Tile": ("expand", "tile"),
+    "Transpose": ("transpose", "transpose"),
+    "Unsqueeze": ("squeeze", "unsqueeze"),
+    "Upsample": ("resize", ""),
+    "com.microsoft::FusedConv": ("conv", ""),
+    "com.microsoft::FusedGemm": ("gemm", ""),
+    "com.microsoft::FusedMatMul": ("matmul", ""),
 }
+
+
+@functools.cache
+def rule_of(op: str) -> Rule:
+    """The rule of an operator; one without answers where there is none."""
+    if op not in RULES:
+        return NO_RULE
+    name, what = RULES[op]
+    module = importlib.import_module(f"bnfold.rules.{name}")
+    suffix = f"_{what}" if what else ""
+    return Rule(getattr(module, f"pull{suffix}", None), getattr(module, f"push{suffix}", None))

@@ -99,7 +99,7 @@ def read_weight(facts: GraphFacts, index: int, slot: int) -> Weight | Refusal:
     constant = read_constant(facts, node.input[slot], "the weight", node, Code.WEIGHTS_NOT_CONSTANT)
     if isinstance(constant, Refusal):
         return replace(constant, node=constant.node or label(node))
-    if bytes_of(constant.tensor) > constant.stored:
+    if constant.stored is not None and bytes_of(constant.tensor) > constant.stored:
         message = (
             f"nodes generate the weight of {label(node)}; stored, it would take {size(bytes_of(constant.tensor))}"
         )
