@@ -43,6 +43,8 @@ def _pair(facts: GraphFacts, add: int) -> tuple[int, int] | None:
         maker = facts.producer(value)
         if maker is None or facts.op(maker) != "Conv" or len(facts.users(value)) != 1:
             return None
+        if len(facts.nodes[maker].input) < 2:
+            return None
         if value in facts.outputs or value in facts.pinned:
             return None
         makers.append(maker)

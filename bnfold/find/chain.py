@@ -100,7 +100,9 @@ def _next(facts: GraphFacts, index: int) -> int | None:
     if len(users) != 1 or value in facts.outputs or value in facts.pinned:
         return None
     use = next(iter(users))
-    if use.slot < 0 or facts.op(use.node) not in OPERATORS or mapped_slot(facts, use.node) != use.slot:
+    if use.slot < 0 or len(facts.nodes[use.node].output) != 1:
+        return None
+    if facts.op(use.node) not in OPERATORS or mapped_slot(facts, use.node) != use.slot:
         return None
     return None if isinstance(link(facts, use.node, use.slot), Refusal) else use.node
 

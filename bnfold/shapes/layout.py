@@ -75,6 +75,8 @@ def _unsqueeze(facts: GraphFacts, index: int) -> Sequence[Shape | None]:
         return []
     rank = len(x) + len(axes)
     new = {axis % rank for axis in axes}
+    if len(new) < len(axes):
+        return []  # an axis twice
     rest = iter(x)
     return [tuple(ONE if axis in new else next(rest) for axis in range(rank))]
 
