@@ -15,7 +15,7 @@ from onnx import ModelProto, numpy_helper
 from tests.random_graphs.running import Values
 
 Array = np.ndarray[Any, Any]
-ROUNDINGS = 24.0
+ROUNDINGS = 18.0
 STEP = 8  # units in the last place: enough to show above the rounding of the run itself; counted as one
 
 
