@@ -77,6 +77,7 @@ def test_sizes_that_are_cast_to_small_types_are_not_followed(kind):
     [
         "(float x, float[2] v) => (float[2] y) <int64[1] i = {2}> {s = Shape(x) m = Mul(s, i) y = Neg(v)}",
         "(float[2,3] v) => (float[A] y) <int64[2] a = {1,1}, float k = {2}> { u = Unsqueeze(v, a) y = Mul(u, k) }",
+        "(float[2] v) => (float[2] y) <float k = {2}> {s = Shape(v) m = Mul(s) y = Mul(v, k)}",
     ],
 )
 def test_odd_sizes_stop_nothing(text):

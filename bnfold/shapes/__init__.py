@@ -153,7 +153,10 @@ class Shapes:
                 self._shapes[name] = shape
             made = self._shapes.get(node.output[0]) if node.output else None
             if made is not None and len(made) <= 1:
-                numbers = follow_numbers(facts, index, self)
+                try:
+                    numbers = follow_numbers(facts, index, self)
+                except (InvalidModelError, ValueError, IndexError, ArithmeticError):
+                    numbers = None
                 if numbers is not None and len(numbers) <= MOST_NUMBERS:
                     self._numbers[node.output[0]] = numbers
 
