@@ -181,6 +181,8 @@ class Constants:
         while not kind:
             path.append(value)
             kind = self._types.get(value)
+            if kind is None and (held := self._held(value)) is not None:  # a constant that is new, or computed
+                return held.dtype
             producer = self._facts.producer(value)
             if kind is not None or producer is None:
                 break
