@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, ValueInfoProto
 
 from bnfold.constants import Constants
 from bnfold.errors import InvalidModelError
-from bnfold.nodes import captures, label, names_pinned_elsewhere, other_names, standard_domain
+from bnfold.nodes import NESTING, ONNX_DOMAINS, captures, label, names_pinned_elsewhere, other_names, standard_domain
 from bnfold.shapes import Shapes
 from bnfold.text import printable
 
@@ -111,7 +111,8 @@ class GraphFacts:
 
     def _index_reads(self, i: int, node: NodeProto) -> list[str]:
         """Note what the node reads, its nested graphs included; returns the names."""
-        captured = sorted(captures(node))
+        plain = node.domain in ONNX_DOMAINS and node.op_type not in NESTING  # most are, and have no graphs inside
+        captured = () if plain else sorted(captures(node))
         for index, value in enumerate(node.input):
             if value:
                 self.uses.setdefault(value, {})[Use(i, index)] = None
