@@ -15,7 +15,7 @@ import numpy as np
 from bnfold.affine import Float64Array
 from bnfold.edits import Edit, Plan, SetConstant
 from bnfold.graph import GraphFacts
-from bnfold.nodes import int_attribute, ints_attribute, label, text_attribute
+from bnfold.nodes import Geometry, geometry, int_attribute, label, text_attribute
 from bnfold.refusals import Refusal
 from bnfold.rules.weights import PlainWeight, finite, multiply, read_bias, read_weight
 from bnfold.tensors import ExactTensor
@@ -55,23 +55,11 @@ def _pair(facts: GraphFacts, add: int) -> tuple[int, int] | None:
     return (makers[0], makers[1]) if taps[0] >= taps[1] else (makers[1], makers[0])
 
 
-def _geometry(facts: GraphFacts, conv: int, spatial: int) -> dict[str, tuple[int, ...]] | None:
-    node = facts.nodes[conv]
-    if text_attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        return None
-    found = {
-        "strides": ints_attribute(node, "strides") or (1,) * spatial,
-        "dilations": ints_attribute(node, "dilations") or (1,) * spatial,
-        "pads": ints_attribute(node, "pads") or (0,) * (2 * spatial),
-        "group": (int_attribute(node, "group", 1),),
-    }
-    if text_attribute(node, "auto_pad", "NOTSET") == "VALID":
-        found["pads"] = (0,) * (2 * spatial)
-    return (
-        found
-        if [len(found[key]) for key in ("strides", "dilations", "pads")] == [spatial] * 2 + [2 * spatial]
-        else None
-    )
+def _geometry(facts: GraphFacts, conv: int, spatial: int) -> Geometry | None:
+    """How the windows lie, where explicit pads say so."""
+    mode = text_attribute(facts.nodes[conv], "auto_pad", "NOTSET")
+    found = geometry(facts.nodes[conv], spatial) if mode in ("NOTSET", "VALID") else None
+    return found._replace(pads=(0,) * (2 * spatial)) if found is not None and mode == "VALID" else found
 
 
 def _plan(facts: GraphFacts, add: int, large: int, small: int) -> Plan | None:
@@ -87,8 +75,9 @@ def _plan(facts: GraphFacts, add: int, large: int, small: int) -> Plan | None:
     spatial = len(first.shape) - 2
     if odd or spatial < 1:
         return None
+    groups = {int_attribute(facts.nodes[conv], "group", 1) for conv in (large, small)}
     places = _places(_geometry(facts, large, spatial), _geometry(facts, small, spatial), first.shape, second.shape)
-    if places is None:
+    if places is None or len(groups) > 1:
         return None
     total = np.array(first.exact())
     window = tuple(slice(start, start + size) for start, size in zip(places, second.shape[2:], strict=True))
@@ -109,21 +98,20 @@ def _plan(facts: GraphFacts, add: int, large: int, small: int) -> Plan | None:
 
 
 def _places(
-    large: dict[str, tuple[int, ...]] | None, small: dict[str, tuple[int, ...]] | None,
-    shape: tuple[int, ...], inner: tuple[int, ...],
-) -> tuple[int, ...] | None:  # fmt: skip
+    large: Geometry | None, small: Geometry | None, shape: tuple[int, ...], inner: tuple[int, ...]
+) -> tuple[int, ...] | None:
     """The tap of the larger kernel that the smaller one's first tap is, per axis; None where it does not fit."""
     if large is None or small is None or len(shape) != len(inner) or shape[:2] != inner[:2]:
         return None
-    if large["strides"] != small["strides"] or large["group"] != small["group"]:
+    if large.strides != small.strides:
         return None
     places: list[int] = []
     spatial = len(shape) - 2
     for i in range(spatial):
-        dilation = large["dilations"][i]
-        if dilation < 1 or (small["dilations"][i] != dilation and inner[2 + i] > 1):
+        dilation = large.dilations[i]
+        if dilation < 1 or (small.dilations[i] != dilation and inner[2 + i] > 1):
             return None
-        room, behind = large["pads"][i] - small["pads"][i], large["pads"][spatial + i] - small["pads"][spatial + i]
+        room, behind = large.pads[i] - small.pads[i], large.pads[spatial + i] - small.pads[spatial + i]
         place, odd = divmod(room, dilation)
         if odd or place < 0 or place + inner[2 + i] > shape[2 + i]:
             return None

@@ -1,6 +1,7 @@
 """What a single node or a whole model says about itself: attributes, labels, nested graphs, names. No index."""
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
@@ -62,6 +63,22 @@ def floats_attribute(node: NodeProto, name: str) -> tuple[float, ...] | None:
     """
     entry = _attribute(node, name, AttributeProto.FLOATS, "")
     return None if entry is None else tuple(entry.floats)
+
+
+class Geometry(NamedTuple):
+    """How the windows of a Conv, ConvTranspose or pooling lie: one number for each spatial axis, pads two."""
+
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+
+
+def geometry(node: NodeProto, spatial: int) -> Geometry | None:
+    """The attributes of that name, or their defaults; None where one is of the wrong length."""
+    strides, dilations = (ints_attribute(node, name) or (1,) * spatial for name in ("strides", "dilations"))
+    pads = ints_attribute(node, "pads") or (0,) * (2 * spatial)
+    fits = len(strides) == len(dilations) == spatial and len(pads) == 2 * spatial
+    return Geometry(strides, dilations, pads) if fits else None
 
 
 def _attribute(node: NodeProto, name: str, kind: int, field: str) -> AttributeProto | None:

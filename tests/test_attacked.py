@@ -154,3 +154,24 @@ def test_many_maps_into_one_concat_each_get_a_short_reason():
     proto = model(nodes, [tensor("k", np.full((3, 1, 1), 2.0))], (1, 3, 4, 4))
     for site in bnfold.fold(proto, verify=False, sources="all").refused:
         assert len(site.message) < 400
+
+
+def test_sums_on_the_way_to_a_sibling_have_the_range_of_half_precision():
+    """Three branches in float16: the first Conv's output changes and may overflow; with two there is none between."""
+    half = np.float16
+    ones = [tensor("w", np.ones((4, 4, 1, 1)), half), tensor("u", np.ones((4, 4, 1, 1)), half)]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Conv", ["x", "u"], ["d"]),
+        helper.make_node("Add", ["c", "d"], ["a"]),
+        helper.make_node("BatchNormalization", ["x", "gamma", "beta", "mean", "var"], ["n"]),
+        helper.make_node("Add", ["a", "n"], ["y"]),
+    ]
+    kinds = {"elem_type": TensorProto.FLOAT16}
+    held = ones + batchnorm_parameters(4, dtype=half)
+    three = model(nodes, held, (1, 4, 2, 2), **kinds)
+    nodes[4] = helper.make_node("Add", ["c", "n"], ["y"])
+    two = model([nodes[0], nodes[3], nodes[4]], [held[0], *held[2:]], (1, 4, 2, 2), **kinds)
+    assert not bnfold.fold(three, verify=False).folded
+    assert bnfold.fold(three, verify=False, assume_range=True).folded
+    assert bnfold.fold(two, verify=False).folded

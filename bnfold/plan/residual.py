@@ -48,7 +48,7 @@ def residual(facts: GraphFacts, site: Site, source: Source, options: FoldOptions
         if isinstance(plan, Refusal):
             refusal = plan
             continue
-        edits = _tapped(facts, conv, plan, excused[use])
+        edits = _tapped(facts, conv, plan, excused[use]) if plan.takes_place else None  # not where an Add is left
         if edits is not None:
             return _without(facts, plan, use, start, edits)
     return refusal

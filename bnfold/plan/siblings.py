@@ -21,9 +21,9 @@ from bnfold.affine import ChannelAffine, Float64Array
 from bnfold.edits import DropInput, Edit, Plan, SetConstant
 from bnfold.find import Site, Source
 from bnfold.graph import GraphFacts
-from bnfold.nodes import int_attribute, ints_attribute, label, text_attribute
+from bnfold.nodes import geometry, int_attribute, label, text_attribute
 from bnfold.options import FoldOptions
-from bnfold.plan.walk import ends
+from bnfold.plan.walk import HALF, ends
 from bnfold.reading import is_constant
 from bnfold.refusals import Code, Refusal
 from bnfold.rules import Step
@@ -37,7 +37,6 @@ MOST_BRANCHES = 64
 
 def sibling(facts: GraphFacts, site: Site, source: Source, options: FoldOptions) -> Plan | Refusal:
     """The plan by which a Conv beside the site takes its map in, or why there is none."""
-    del options  # none concerns it
     start, end = ends(facts, site)
     total = sum_of(facts, end)
     own = None if total is None else next((sign for value, sign in branches(facts, total, end) if value == end), None)
@@ -52,9 +51,20 @@ def sibling(facts: GraphFacts, site: Site, source: Source, options: FoldOptions)
         signed = ChannelAffine(sign * own * affine.scale, sign * own * affine.shift, affine.axes)
         step = _tap_step(facts, producer, signed)
         if not isinstance(step, Refusal):
-            return _plan(facts, site, source, producer, step)
+            plan = _plan(facts, site, source, producer, step)
+            return _range_risk(facts, start, plan, options) or plan
         refusal = step
     return refusal
+
+
+def _range_risk(facts: GraphFacts, start: str, plan: Plan, options: FoldOptions) -> Refusal | None:
+    """In half precision the sums on the way, which change, could overflow where the whole does not."""
+    dtype = facts.constants.value_type(start)
+    half = dtype in HALF or (dtype is None and facts.constants.has_half)
+    if options.assume_range or not plan.carried or not half:
+        return None
+    at = label(facts.nodes[plan.absorbers[0]])
+    return Refusal(Code.RANGE_RISK, f"{printable(plan.carried[0])!r}, made by {at}, would have another range", at)
 
 
 def _only_reader(facts: GraphFacts, value: str) -> int | None:
@@ -151,11 +161,11 @@ def with_tap(facts: GraphFacts, conv: int, kernel: Float64Array, affine: Channel
 def _tap(facts: GraphFacts, conv: int, kernel: tuple[int, ...]) -> tuple[int, ...] | None:
     """The tap that reads each output's own position; None where there is none for all of them."""
     node, spatial = facts.nodes[conv], len(kernel)
-    strides, dilations = (ints_attribute(node, name) or (1,) * spatial for name in ("strides", "dilations"))
-    pads = ints_attribute(node, "pads") or (0,) * (2 * spatial)
+    shape = geometry(node, spatial)
     mode = text_attribute(node, "auto_pad", "NOTSET")
-    if not len(strides) == len(dilations) == len(pads) // 2 == spatial:
+    if shape is None:
         return None
+    strides, dilations, pads = shape
     taps: list[int] = []
     for i in range(spatial):
         reach = dilations[i] * (kernel[i] - 1)

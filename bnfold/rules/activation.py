@@ -17,7 +17,7 @@ from bnfold.graph import GraphFacts
 from bnfold.nodes import label
 from bnfold.refusals import Code, Refusal
 from bnfold.rules import Step
-from bnfold.rules.transpose import carried, changed_data
+from bnfold.rules.moves import carried, changed_data
 
 
 def pull(facts: GraphFacts, index: int, affine: ChannelAffine, output: int) -> Step | Refusal:

@@ -18,7 +18,7 @@ from bnfold.nodes import int_attribute
 from bnfold.parameters import axis_of
 from bnfold.refusals import Refusal
 from bnfold.rules import Step
-from bnfold.rules.transpose import carried, length_along, mismatch, unknown
+from bnfold.rules.moves import carried, length_along, mismatch, unknown
 
 
 def pull_concat(facts: GraphFacts, index: int, affine: ChannelAffine, output: int) -> Step | Refusal:

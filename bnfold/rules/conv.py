@@ -86,14 +86,21 @@ def push(facts: GraphFacts, index: int, changes: Mapping[int, ChannelAffine]) ->
     edits = weight.times(_spread(along.scale, weight.shape, group), 1)
     if isinstance(edits, Refusal):
         return edits
-    more: tuple[Edit, ...] | Refusal = ()
-    if along.shift.any():
-        reached = weight.exact() * _spread(along.shift, weight.shape, group)
-        reach = reached.sum(axis=tuple(range(1, len(weight.shape))))
-        more = set_bias(node, index, 2, old=bias, new=reach + (0 if bias is None else bias.exact()), weight=weight)
+    if along.only_scales:
+        return Step(edits, absorbs=True, frozen=weight.frozen)
+    reached = weight.exact() * _spread(along.shift, weight.shape, group)
+    return raised(node, index, reached.sum(axis=tuple(range(1, len(weight.shape)))), edits, weight, bias)
+
+
+def raised(
+    node: NodeProto, index: int, reach: Float64Array, edits: tuple[Edit, ...], weight: Weight, bias: Weight | None
+) -> Step | Refusal:
+    """The step of an absorber whose bias (O,) at input 2 grows by `reach`, and whose weight `edits` has scaled."""
+    new = reach if bias is None else reach + bias.exact()
+    more = set_bias(node, index, 2, old=bias, new=new, weight=weight)
     if isinstance(more, Refusal):
         return more
-    frozen = (*weight.frozen, *(bias.frozen if bias is not None and more else ()))
+    frozen = (*weight.frozen, *(bias.frozen if bias is not None else ()))
     return Step((*edits, *more), absorbs=True, frozen=frozen)
 
 

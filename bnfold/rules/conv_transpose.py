@@ -15,13 +15,12 @@ import numpy as np
 from onnx import NodeProto
 
 from bnfold.affine import ChannelAffine, Float64Array
-from bnfold.edits import Edit
 from bnfold.graph import GraphFacts
-from bnfold.nodes import int_attribute, ints_attribute, label, text_attribute
+from bnfold.nodes import geometry, int_attribute, ints_attribute, label, text_attribute
 from bnfold.refusals import Code, Refusal
 from bnfold.rules import Step
-from bnfold.rules.conv import absorbed, misfit
-from bnfold.rules.weights import Weight, read_bias, read_weight, set_bias
+from bnfold.rules.conv import absorbed, misfit, raised
+from bnfold.rules.weights import Weight, read_bias, read_weight
 
 
 def pull(facts: GraphFacts, index: int, affine: ChannelAffine, _output: int) -> Step | Refusal:
@@ -60,14 +59,9 @@ def push(facts: GraphFacts, index: int, changes: Mapping[int, ChannelAffine]) ->
     edits = weight.times(along.scale.reshape(-1, *[1] * (len(weight.shape) - 1)), 0)
     if isinstance(edits, Refusal):
         return edits
-    more: tuple[Edit, ...] | Refusal = ()
-    if along.shift.any():
-        new = _reach(weight, along.shift, group) + (0 if bias is None else bias.exact())
-        more = set_bias(node, index, 2, old=bias, new=new, weight=weight)
-    if isinstance(more, Refusal):
-        return more
-    frozen = (*weight.frozen, *(bias.frozen if bias is not None and more else ()))
-    return Step((*edits, *more), absorbs=True, frozen=frozen)
+    if along.only_scales:
+        return Step(edits, absorbs=True, frozen=weight.frozen)
+    return raised(node, index, _reach(weight, along.shift, group), edits, weight, bias)
 
 
 def _reach(weight: Weight, shift: Float64Array, group: int) -> Float64Array:
@@ -82,11 +76,10 @@ def _is_uniform(node: NodeProto, kernel: tuple[int, ...]) -> bool:
     if text_attribute(node, "auto_pad", "NOTSET") != "NOTSET" or ints_attribute(node, "output_shape"):
         return False
     spatial = len(kernel)
-    strides, dilations = (ints_attribute(node, name) or (1,) * spatial for name in ("strides", "dilations"))
-    pads = ints_attribute(node, "pads") or (0,) * (2 * spatial)
-    extra = ints_attribute(node, "output_padding") or (0,) * spatial
-    if not len(strides) == len(dilations) == len(extra) == len(pads) // 2 == spatial:
+    shape, extra = geometry(node, spatial), ints_attribute(node, "output_padding") or (0,) * spatial
+    if shape is None:
         return False
+    strides, dilations, pads = shape
     reach = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
     covered = all(pads[i] >= reach[i] and pads[spatial + i] >= reach[i] for i in range(spatial))
     return covered and all(s == 1 for s in strides) and not any(extra)

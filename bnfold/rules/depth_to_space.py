@@ -21,8 +21,8 @@ from bnfold.graph import GraphFacts
 from bnfold.nodes import int_attribute, text_attribute
 from bnfold.refusals import Refusal
 from bnfold.rules import Step
+from bnfold.rules.moves import carried, changed_data, not_per_map
 from bnfold.rules.reshape import regroup
-from bnfold.rules.transpose import carried, changed_data, not_per_map
 from bnfold.shapes import Dim
 
 BATCH, HEIGHT, WIDTH = (Dim(1, (f"\0{name}",)) for name in ("batch", "height", "width"))

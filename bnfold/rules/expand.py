@@ -17,7 +17,7 @@ from bnfold.graph import GraphFacts
 from bnfold.parameters import ABSENT, ints
 from bnfold.refusals import Refusal
 from bnfold.rules import Step
-from bnfold.rules.transpose import carried, changed_data, frozen_parameters, mismatch, not_per_map, unknown
+from bnfold.rules.moves import carried, changed_data, frozen_parameters, mismatch, not_per_map, unknown
 from bnfold.shapes import ONE
 
 

@@ -15,7 +15,7 @@ v = -inf before a MaxPool.
 Source: ONNX Pad-1, -2, -11, -13, -18, -19, -21; v is an attribute before 11, an input from then on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from bnfold.reading import read_constant
 from bnfold.refusals import Code, Refusal
 from bnfold.rounding import FLOAT_TYPES, round_once
 from bnfold.rules import Step
-from bnfold.rules.transpose import carried, changed_data, unknown
+from bnfold.rules.moves import carried, changed_data, overridable_at, unknown
 from bnfold.tensors import ExactTensor
 
 FLOAT32 = np.dtype(np.float32)
@@ -93,13 +93,6 @@ def _more_maps(
     else:
         asked = ChannelAffine.join([IDENTITY, affine, IDENTITY], axis, [begin, affine.maps, end])
     return Step(asks=carried(asked, pulls=pulls).asks, frozen=overridable_at(facts, index, [1, 2, 3]))
-
-
-def overridable_at(facts: GraphFacts, index: int, slots: Sequence[int]) -> tuple[str, ...]:
-    """The overridable initializers behind these inputs of the node."""
-    inputs = facts.nodes[index].input
-    found = [facts.constants.find(inputs[slot]) for slot in slots if slot < len(inputs) and inputs[slot]]
-    return tuple(name for constant in found if constant is not None for name in constant.overridable)
 
 
 def _constant(facts: GraphFacts, index: int, affine: ChannelAffine, *, pulls: bool) -> tuple[Edit, ...] | Refusal:

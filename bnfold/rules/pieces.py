@@ -19,8 +19,7 @@ from bnfold.affine import IDENTITY, ChannelAffine, IntArray
 from bnfold.graph import GraphFacts
 from bnfold.parameters import ABSENT, ints, slices, split_lengths
 from bnfold.refusals import Refusal
-from bnfold.rules import Step
-from bnfold.rules import transpose as moves
+from bnfold.rules import Step, moves
 
 
 def pull_split(facts: GraphFacts, index: int, affine: ChannelAffine, output: int) -> Step | Refusal:

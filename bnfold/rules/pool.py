@@ -20,7 +20,7 @@ from bnfold.graph import GraphFacts
 from bnfold.nodes import int_attribute, ints_attribute, label
 from bnfold.refusals import Code, Refusal
 from bnfold.rules import Step
-from bnfold.rules.transpose import carried, changed_data, unknown
+from bnfold.rules.moves import carried, changed_data, unknown
 from bnfold.rules.windows import reads_padding, window_wholly_in_padding
 
 

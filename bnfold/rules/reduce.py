@@ -18,7 +18,7 @@ from bnfold.nodes import int_attribute, label
 from bnfold.parameters import reduced_axes
 from bnfold.refusals import Code, Refusal
 from bnfold.rules import Step
-from bnfold.rules.transpose import carried, changed_data, frozen_parameters, mismatch, unknown
+from bnfold.rules.moves import carried, changed_data, frozen_parameters, mismatch, unknown
 
 
 def pull(facts: GraphFacts, index: int, affine: ChannelAffine, output: int) -> Step | Refusal:

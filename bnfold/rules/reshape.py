@@ -22,7 +22,7 @@ from bnfold.affine import ChannelAffine
 from bnfold.graph import GraphFacts
 from bnfold.refusals import Refusal
 from bnfold.rules import Step
-from bnfold.rules.transpose import carried, changed_data, not_per_map, unknown
+from bnfold.rules.moves import carried, changed_data, not_per_map, unknown
 from bnfold.shapes import ONE, Dim, Shape, sizes
 
 MOST_MAPS = 2**22  # pairs of numbers that a map is spelled out to

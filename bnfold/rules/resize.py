@@ -19,8 +19,7 @@ from bnfold.nodes import float_attribute, ints_attribute, label, text_attribute
 from bnfold.parameters import axis_of, resize_scales
 from bnfold.refusals import Code, Refusal
 from bnfold.rules import Step
-from bnfold.rules.pad import overridable_at
-from bnfold.rules.transpose import carried, changed_data, mismatch, unknown
+from bnfold.rules.moves import carried, changed_data, mismatch, overridable_at, unknown
 
 INTERPOLATING = ("linear", "cubic", "bilinear")  # bilinear: Upsample-1
 

@@ -15,7 +15,7 @@ from bnfold.graph import GraphFacts
 from bnfold.parameters import ABSENT, axis_of, ints
 from bnfold.refusals import Refusal
 from bnfold.rules import Step
-from bnfold.rules.transpose import carried, changed_data, frozen_parameters, mismatch, unknown
+from bnfold.rules.moves import carried, changed_data, frozen_parameters, mismatch, unknown
 from bnfold.shapes import ONE
 
 
