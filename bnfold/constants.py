@@ -4,6 +4,7 @@ An initializer, a Constant node, or what pure operators make of those (see `eval
 constants is decided in one pass; numbers are only computed when somebody asks.
 """
 
+import contextlib
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import TensorProto, helper
 
-from bnfold.errors import InvalidModelError
+from bnfold.errors import ByReferenceError, InvalidModelError
 from bnfold.evaluate import PURE, evaluate, inputs_that_matter
 from bnfold.nodes import int_attribute
 from bnfold.rounding import Array
+from bnfold.scopes import Scope
 from bnfold.tensors import ArrayTensor, StoredTensor, Tensor, bytes_of, of_attributes
 from bnfold.text import printable
 
@@ -56,7 +58,7 @@ class Constant:
 
 
 class Constants:
-    """The constants of the graph that `facts` indexes.
+    """The constants of the graph that `facts` indexes; for a function, those `bound` to its inputs too.
 
     Attributes:
         stored: the initializers; `edits.Editor` adds and removes some.
@@ -65,17 +67,23 @@ class Constants:
         InvalidModelError: two initializers have one name.
     """
 
-    def __init__(self, facts: "GraphFacts", lifted: Mapping[str, memoryview]) -> None:
+    def __init__(
+        self, facts: "GraphFacts", lifted: Mapping[str, memoryview], bound: Mapping[str, Constant] | None = None
+    ) -> None:
         self._facts = facts
-        graph = facts.graph
-        self.stored: dict[str, Tensor] = {}
-        for tensor in graph.initializer:
-            if tensor.name in self.stored:
-                raise InvalidModelError(f"there are two initializers called {printable(tensor.name)!r}")
-            self.stored[tensor.name] = StoredTensor(tensor, facts.folder, lifted.get(tensor.name))
-        infos = (*graph.input, *graph.value_info, *graph.output)
-        self._types: dict[str, int] = {v.name: t for v in infos if (t := v.type.tensor_type.elem_type)}
-        self._types |= {t.name: t.data_type for t in graph.initializer}
+        self._bound = bound or {}
+        self.stored: dict[str, Tensor] = {name: constant.tensor for name, constant in self._bound.items()}
+        self._types: dict[str, int] = {}
+        for scope in facts.scopes:
+            infos = (*scope.inputs, *scope.declared)
+            self._types |= {v.name: t for v in infos if (t := v.type.tensor_type.elem_type)}
+            self._types |= {t.name: t.data_type for t in scope.initializers}
+            given = _given(facts, scope)
+            for tensor in scope.initializers:
+                if tensor.name in self.stored:
+                    raise InvalidModelError(f"there are two initializers called {printable(tensor.name)!r}")
+                if tensor.name not in given:
+                    self.stored[tensor.name] = StoredTensor(tensor, facts.folder, lifted.get(tensor.name))
         self._declared_kinds = frozenset(self._types.values())
         self._nodes: set[int] = set()
         self._computed: dict[str, Tensor | None] = {}
@@ -115,7 +123,8 @@ class Constants:
             value = self._facts.through_identity(value)
         if value in self.stored:
             tensor = self.stored[value]
-            return Constant(value, tensor, None, self._overridable([value]))
+            generated = self._bound[value].stored if value in self._bound else None
+            return Constant(value, tensor, generated, self._overridable([value]))
         node = self._facts.producer(value)
         if node is None:
             return None
@@ -188,7 +197,8 @@ class Constants:
                 break
             node, op = self._facts.nodes[producer], self._facts.op(producer)
             if op == "Cast":
-                kind = int_attribute(node, "to", 0)
+                with contextlib.suppress(ByReferenceError):
+                    kind = int_attribute(node, "to", 0)
                 break
             slot = 0 if op in SAME_TYPE else TYPED_BY.get(op)
             if slot is None or slot >= len(node.input):
@@ -206,6 +216,18 @@ class Constants:
 
     def _overridable(self, names: list[str]) -> tuple[str, ...]:
         """Those of the names that a caller may feed another value for (below IR 4 all initializers are inputs)."""
+        if self._facts.in_function:
+            return tuple([name for own in names if own in self._bound for name in self._bound[own].overridable])
         if self._facts.model.ir_version < 4:
             return ()
         return tuple([name for name in names if name in self._facts.inputs and name in self.stored])
+
+
+def _given(facts: "GraphFacts", scope: Scope) -> frozenset[str]:
+    """The inputs of a nested body, which are what the body is given, even where an initializer has the same name.
+
+    Below IR 4 every initializer has to be an input too; there it counts in the branches of an If, which are given
+    nothing.
+    """
+    nothing = scope.parent is None or (scope.op == "If" and facts.model.ir_version < 4)
+    return frozenset() if nothing else frozenset(value.name for value in scope.inputs)

@@ -13,27 +13,34 @@ Numbers are written at the end, in `commit`, so that several folds into one weig
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
-from onnx import NodeProto, TensorProto, helper
+from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from bnfold.constants import Constant
-from bnfold.edits import AddBias, Clone, DropInput, Edit, Plan, SetAttribute, SetConstant, TurnIntoAdd
+from bnfold.edits import (
+    AddBias,
+    Clone,
+    DropInput,
+    Edit,
+    Plan,
+    SetAttribute,
+    SetConstant,
+    TurnIntoAdd,
+    TurnIntoIdentity,
+)
 from bnfold.graph import GraphFacts, Use
-from bnfold.sweep import Sweep
-from bnfold.tensors import Tensor, is_external, message_behind, onnx_type
+from bnfold.node_editor import NodeEditor
+from bnfold.tensors import Tensor, is_external, message_behind, onnx_type, same_numbers
+from bnfold.text import unmarked
 
 
-class Editor:
+class Editor(NodeEditor):
     """Applies plans to the graph that `facts` describes, and keeps `facts` true."""
 
     def __init__(self, facts: GraphFacts) -> None:
-        self.facts = facts
-        self.renamed: list[tuple[str, str]] = []
+        super().__init__(facts)
         self.frozen: list[str] = []
-        self._initializers: dict[str, TensorProto] = {t.name: t for t in facts.graph.initializer}
-        self._sweep = Sweep()
-        self._fresh_values: set[str] = set()
+        self._initializers: dict[str, TensorProto] = {t.name: t for s in facts.scopes for t in s.initializers}
 
     def apply(self, plan: Plan) -> None:
         """Carry out one plan."""
@@ -41,7 +48,7 @@ class Editor:
         copies, values = self._clone(plan.clones)
         loose: list[str] = []
         for edit in plan.edits:
-            if isinstance(edit, TurnIntoAdd):
+            if isinstance(edit, TurnIntoAdd | TurnIntoIdentity):
                 edit = replace(edit, value=values.get(edit.value, edit.value))  # noqa: PLW2901 - of the copy
             loose += self._edit(edit if edit.node not in copies else replace(edit, node=copies[edit.node]))
         for node in plan.removed:
@@ -49,7 +56,7 @@ class Editor:
         for old, new in plan.takes_place:
             self._take_place(values.get(old, old), new)
         for old, new in plan.rewired:
-            self._rewire(old, new)
+            self._rewire(old, values.get(new, new))
         for value in plan.carried:
             if value not in values:
                 self._rename(value)
@@ -75,7 +82,7 @@ class Editor:
         values: dict[str, str] = {}
         for clone in clones:
             node = self.facts.nodes[clone.node]
-            value = self.facts.fresh(f"{clone.value}_folded")
+            value = self.facts.fresh(f"{unmarked(clone.value)}_folded")
             copy = self._insert(node.op_type, list(node.input), value, clone.node, f"{node.name}_folded")
             copied = self.facts.nodes[copy]
             copied.domain = node.domain
@@ -99,8 +106,10 @@ class Editor:
                 return []
             case TurnIntoAdd():
                 return self._turn_into_add(edit)
+            case TurnIntoIdentity():
+                return self._turn_into(edit.node, "Identity", "_folded", [edit.value])
             case DropInput():
-                return self._drop_input(edit)
+                return self._drop_input_of(edit.node, edit.index)
 
     def _add_bias(self, edit: AddBias) -> None:
         node = self.facts.nodes[edit.node]
@@ -110,145 +119,100 @@ class Editor:
             self._set_constant(SetConstant(edit.node, 2, edit.tensor, edit.hint))
             return
         value = node.output[0]
-        inner = self.facts.fresh(f"{value}_product")
+        inner = self.facts.fresh(f"{unmarked(value)}_product")
         node.output[0] = inner
         self.facts.producers[inner] = self.facts.producers.pop(value)
-        self.facts.shapes.renamed(value, inner)
+        self.facts.renamed(value, inner)
         add = self._insert("Add", [inner, ""], value, edit.node, f"{node.name}_bias")
         self._set_constant(SetConstant(add, 1, edit.tensor, edit.hint))
 
     def _turn_into_add(self, edit: TurnIntoAdd) -> list[str]:
-        node = self.facts.nodes[edit.node]
-        read = self._unread(edit.node)
-        node.op_type = "Add"
-        self.facts.op_changed(edit.node)
-        node.name = self.facts.fresh_node_name(f"{node.name}_shift") if node.name else ""
-        node.ClearField("domain")
-        del node.attribute[:], node.input[:], node.output[1:]
-        node.input.extend([edit.value, ""])
-        self.facts.uses.setdefault(edit.value, {})[Use(edit.node, 0)] = None
+        read = self._turn_into(edit.node, "Add", "_shift", [edit.value, ""])
         self._set_constant(SetConstant(edit.node, 1, edit.tensor, edit.hint))
         return read
 
-    def _drop_input(self, edit: DropInput) -> list[str]:
-        node = self.facts.nodes[edit.node]
-        read = self._unread(edit.node)
-        del node.input[edit.index]
-        for slot, name in enumerate(node.input):
-            self.facts.uses[name][Use(edit.node, slot)] = None
-        return read
+    def set_arguments(self, edits: list[SetConstant]) -> None:
+        """Set constant inputs of several calls of a function; what was one tensor and still is stays one."""
+        groups: list[list[SetConstant]] = []
+        for edit in edits:
+            old = self._input(edit)
+            group = next(
+                (g for g in groups if self._input(g[0]) == old and same_numbers(g[0].tensor, edit.tensor)), None
+            )
+            if group is None:
+                groups.append([edit])
+            else:
+                group.append(edit)
+        loose = [name for group in groups for name in self._set_constants(group)]
+        self._drop_orphans(loose)
 
-    def _insert(self, op: str, inputs: list[str], output: str, anchor: int, name: str) -> int:
-        """A new node behind node `anchor`; returns its index."""
-        node = self.facts.graph.node.add(op_type=op, input=inputs, output=[output])
-        if self.facts.nodes[anchor].name:
-            node.name = self.facts.fresh_node_name(name)
-        index = self.facts.add_node(node, behind=anchor)
-        self._sweep.inserted[index] = self._sweep.inserted.get(anchor, anchor)
-        self.facts.producers[output] = index
-        for slot, read in enumerate(inputs):
-            if read:
-                self.facts.uses.setdefault(read, {})[Use(index, slot)] = None
-        return index
+    def drop_argument(self, node: int, slot: int) -> None:
+        """Let a call pass one input less."""
+        if slot < len(self.facts.nodes[node].input):
+            self._drop_orphans(self._drop_input_of(node, slot))
+
+    def _input(self, edit: SetConstant) -> str:
+        names = self.facts.nodes[edit.node].input
+        return names[edit.index] if edit.index < len(names) else ""
 
     def _set_constant(self, edit: SetConstant) -> list[str]:
         """Point the input at the new tensor; returns the name that the input read before, if any."""
-        node = self.facts.nodes[edit.node]
-        while len(node.input) <= edit.index:
-            node.input.append("")
-        old = node.input[edit.index]
-        if old in self._sweep.pending and len(self.facts.uses[old]) == 1:
-            self._sweep.pending[old] = (self._sweep.pending[old][0], edit.tensor)
-            self.facts.constants.stored[old] = edit.tensor
+        return self._set_constants([edit])
+
+    def _set_constants(self, edits: list[SetConstant]) -> list[str]:
+        """Point inputs that read one constant at one new tensor; returns the name that they read before, if any."""
+        first, old = edits[0], self._input(edits[0])
+        uses = [Use(edit.node, edit.index) for edit in edits]
+        if old in self._sweep.pending and len(self.facts.uses[old]) == len(edits):
+            self._sweep.pending[old] = (self._sweep.pending[old][0], first.tensor)
+            self.facts.remember(old, first.tensor)
             return []
-        if old:
-            del self.facts.uses[old][Use(edit.node, edit.index)]
-        name = self._store(old, edit)
-        node.input[edit.index] = name
-        self.facts.uses[name] = {Use(edit.node, edit.index): None}
-        self.facts.constants.stored[name] = edit.tensor
+        for use in uses if old else ():
+            del self.facts.uses[old][use]
+        name = self._store(old, first)
+        for node, index in uses:
+            names = self.facts.nodes[node].input
+            names.extend([""] * (index + 1 - len(names)))
+            names[index] = name
+        self.facts.uses[name] = dict.fromkeys(uses)
+        self.facts.remember(name, first.tensor)
         return [old] if old else []
 
     def _store(self, old: str, edit: SetConstant) -> str:
-        name = self.facts.fresh(f"{old}_folded" if old else edit.hint)
+        name = self.facts.fresh(f"{unmarked(old)}_folded" if old else edit.hint)
         proto = self._initializers.get(old)
         if proto is not None and self.facts.is_free(old):
             self._sweep.new_names[old] = name
-            del self.facts.constants.stored[old], self._initializers[old]
+            del self._initializers[old]
+            self.facts.forget(old)
+            self.facts.settles(name, self.facts.home(old))
             if old in self.facts.inputs:
                 self.facts.inputs[name] = self.facts.inputs.pop(old)
         else:
-            proto = self._add_initializer(name, edit.tensor, self.facts.constants.find(old))
+            home = self.facts.home(old) if proto is not None else self.facts.homes[edit.node]
+            proto = self._add_initializer(name, edit.tensor, self.facts.constants.find(old), home)
         proto.name = name
         self._initializers[name] = proto
         self._sweep.pending[name] = (proto, edit.tensor)
         return name
 
-    def _add_initializer(self, name: str, tensor: Tensor, source: Constant | None) -> TensorProto:
-        added: TensorProto = self.facts.graph.initializer.add()
+    def _add_initializer(self, name: str, tensor: Tensor, source: Constant | None, home: int) -> TensorProto:
+        """A new initializer in scope `home`; below IR 4, where it has to be an input too, in the main graph."""
+        home = 0 if self.facts.model.ir_version < 4 else home
+        self.facts.settles(name, home)
+        graph = self.facts.scopes[home].body
+        assert isinstance(graph, GraphProto)
+        added: TensorProto = graph.initializer.add()
         added.dims.extend(tensor.shape)
         added.data_type = onnx_type(tensor)
         held = None if source is None else message_behind(source.tensor)
-        if held is not None and is_external(held):
+        if held is not None and is_external(held) and home == 0:
             added.data_location = TensorProto.EXTERNAL
         if self.facts.model.ir_version < 4:
-            value = self.facts.graph.input.add()
+            value = graph.input.add()
             value.CopyFrom(helper.make_tensor_value_info(name, added.data_type, tensor.shape))
             self.facts.inputs[name] = value
         return added
-
-    def _drop_node(self, index: int) -> list[str]:
-        """Remove a node; returns the names it read."""
-        self.facts.removed.add(index)
-        for name in self.facts.nodes[index].output:
-            self.facts.producers.pop(name, None)
-            self._sweep.dead_values.add(name)
-        return self._unread(index)
-
-    def _unread(self, index: int) -> list[str]:
-        """Forget what a node reads; returns the names."""
-        node = self.facts.nodes[index]
-        for i, name in enumerate(node.input):
-            if name:
-                del self.facts.uses[name][Use(index, i)]
-        return [name for name in node.input if name]
-
-    def _take_place(self, source: str, target: str) -> None:
-        """Let the node that makes `source` make `target` instead; `source` is no more."""
-        index = self.facts.producers.pop(source)
-        _set_output(self.facts.nodes[index].output, source, target)
-        self.facts.producers[target] = index
-        self._sweep.dead_values.discard(target)
-        self._move_uses(source, target, tuple(self.facts.users(source)))
-        self._sweep.dead_values.add(source)
-
-    def _rewire(self, old: str, new: str) -> None:
-        """Let who reads `old`, which nothing makes any more, read `new`."""
-        self._move_uses(old, new, tuple(self.facts.users(old)))
-        self._sweep.dead_values.add(old)
-
-    def _move_uses(self, old: str, new: str, uses: Iterable[Use]) -> None:
-        for use in uses:
-            self.facts.nodes[use.node].input[use.slot] = new
-            del self.facts.uses[old][use]
-            self.facts.uses.setdefault(new, {})[use] = None
-
-    def _rename(self, value: str) -> None:
-        """Give a value whose contents changed a fresh name, where it is made and where it is read."""
-        if value in self._fresh_values:
-            return
-        name = self.facts.fresh(f"{value}_folded")
-        index = self.facts.producers.pop(value)
-        _set_output(self.facts.nodes[index].output, value, name)
-        self.facts.producers[name] = index
-        self.facts.shapes.renamed(value, name)
-        self._move_uses(value, name, tuple(self.facts.users(value)))
-        self._sweep.new_names[value] = name
-        self._fresh_values.add(name)
-        self.renamed.append((value, name))
-
-    def _is_unread(self, node: int) -> bool:
-        return all(self.facts.is_free(name) for name in self.facts.nodes[node].output)
 
     def _drop_orphans(self, names: list[str]) -> None:
         """Remove constants that nothing reads any more, and the nodes that only computed them."""
@@ -259,12 +223,18 @@ class Editor:
                 continue
             index = self.facts.producer(name)
             if name in self._initializers:
-                del self._initializers[name], self.facts.constants.stored[name]
+                del self._initializers[name]
+                self.facts.forget(name)
                 self.facts.inputs.pop(name, None)
                 self._sweep.dead_tensors.add(name)
             elif index is not None and self.facts.constants.computes(index) and self._is_unread(index):
                 names += self._drop_node(index)
                 self._sweep.dead_values.add(name)
+            else:
+                self._drop_unread(name)
+
+    def _drop_unread(self, name: str) -> None:
+        """What else there is to do about a name that nothing reads any more: nothing in a graph."""
 
 
 def _set_attribute(node: NodeProto, name: str, value: float) -> None:
@@ -273,7 +243,3 @@ def _set_attribute(node: NodeProto, name: str, value: float) -> None:
             del node.attribute[place]
             break
     node.attribute.append(helper.make_attribute(name, value))
-
-
-def _set_output(outputs: Any, old: str, new: str) -> None:
-    outputs[list(outputs).index(old)] = new

@@ -1,9 +1,9 @@
 """What a plan is made of: the changes that rules may ask for. Values only; `editor.Editor` carries them out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bnfold.graph import Use
-from bnfold.tensors import Tensor
+from bnfold.tensors import ByCall, Tensor, same_numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,14 @@ class TurnIntoAdd:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnIntoIdentity:
+    """Turn `node` into a copy of `value`. Its output keeps its place."""
+
+    node: int
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class DropInput:
     """Take input `index` away from `node`, a Sum of three or more."""
 
@@ -62,7 +70,7 @@ class Clone:
     uses: tuple[Use, ...]
 
 
-Edit = SetConstant | SetAttribute | AddBias | TurnIntoAdd | DropInput
+Edit = SetConstant | SetAttribute | AddBias | TurnIntoAdd | TurnIntoIdentity | DropInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +100,34 @@ class Plan:
     clones: tuple[Clone, ...] = ()
     frozen: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def together(plans: list[Plan]) -> Plan | None:
+    """The plans of several calls of a function as one, with the numbers of each; None where they differ otherwise."""
+    first = plans[0]
+    edits: list[Edit] = []
+    for same in zip(*(plan.edits for plan in plans), strict=False):
+        edit = same[0]
+        if isinstance(edit, SetConstant | AddBias | TurnIntoAdd):
+            edit = replace(edit, tensor=_by_call([other.tensor for other in same if isinstance(other, type(edit))]))
+            if any(not isinstance(e, type(edit)) or replace(e, tensor=edit.tensor) != edit for e in same):
+                return None
+        elif any(other != edit for other in same):
+            return None
+        edits.append(edit)
+    if any(_shape(plan) != _shape(first) for plan in plans):
+        return None
+    frozen = tuple(dict.fromkeys(name for plan in plans for name in plan.frozen))
+    notes = tuple(dict.fromkeys(note for plan in plans for note in plan.notes))
+    return replace(first, edits=tuple(edits), frozen=frozen, notes=notes)
+
+
+def _by_call(tensors: list[Tensor]) -> Tensor:
+    same = all(same_numbers(tensors[0], tensor) for tensor in tensors)
+    return tensors[0] if same else ByCall(tuple(tensors))
+
+
+def _shape(plan: Plan) -> tuple[object, ...]:
+    """All of a plan but its numbers and notes."""
+    return (plan.direction, plan.removed, len(plan.edits), plan.takes_place, plan.rewired, plan.carried,
+            plan.absorbers, plan.clones)  # fmt: skip

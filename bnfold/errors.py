@@ -28,6 +28,10 @@ class InvalidModelError(BnfoldError):
     """The model cannot be read: not a file, not ONNX, truncated, or breaking a rule of the ONNX spec."""
 
 
+class ByReferenceError(InvalidModelError):
+    """An attribute in a function's body stands for what the calls give (`ref_attr_name`), and has no one value."""
+
+
 class UnsafePathError(InvalidModelError):
     """External data points outside the model's folder, or at something that is not a plain file."""
 

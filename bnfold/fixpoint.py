@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from bnfold.affine import TooManyMapsError
 from bnfold.editor import Editor
-from bnfold.edits import Plan, TurnIntoAdd
+from bnfold.edits import Plan, TurnIntoAdd, together
+from bnfold.errors import ByReferenceError
 from bnfold.find import Site, Source, batchnorm, chain
 from bnfold.find.sites import find_sites, is_wanted
 from bnfold.graph import GraphFacts
@@ -26,6 +27,7 @@ from bnfold.plan.residual import residual
 from bnfold.plan.siblings import sibling
 from bnfold.policy import unwanted
 from bnfold.refusals import Code, Refusal
+from bnfold.text import printable
 
 Progress = Callable[[str, int, int], None]
 Way = Callable[[GraphFacts, Site, Source, FoldOptions], Plan | Refusal]
@@ -58,7 +60,7 @@ class _Fixpoint:
     def find(self) -> list[Outcome]:
         """The sites that are there now; one that was there before keeps what it was called then."""
         first = not self.seen
-        self.facts.shapes.derive_again()
+        self.facts.changed()
         found: list[Outcome] = []
         for site in find_sites(self.facts, self.options):
             key = (site.kind, site.nodes)  # a BatchNormalization may have become an Add
@@ -117,21 +119,25 @@ class _Fixpoint:
         nodes = outcome.site.nodes[start:stop]
         slot = chain.mapped_slot(self.facts, nodes[0])
         piece = open_outcome(self.facts, Site("chain", nodes, 0 if slot is None else slot))
-        piece.source = self._source(piece.site)
+        found = self._source(piece.site)
+        piece.source = None if isinstance(found, Refusal) else found
         return piece
 
-    def _source(self, site: Site) -> Source | None:
-        found = chain.source(self.facts, site)
-        return None if isinstance(found, Refusal) else found
+    def _source(self, site: Site) -> Source | Refusal:
+        """The map of a site, or why it is none."""
+        read = batchnorm.source if site.kind == batchnorm.OP else chain.source
+        try:
+            return read(self.facts, site)
+        except ByReferenceError as error:
+            return by_reference(self.facts, error)
 
     def _offer_upstream(self, outcome: Outcome) -> None:
-        site = outcome.site
-        found = (batchnorm if site.kind == batchnorm.OP else chain).source(self.facts, site)
+        found = self._source(outcome.site)
         if isinstance(found, Refusal):
             outcome.refusal, outcome.source = found, None
             return
         outcome.source = found
-        self._settle(outcome, self._upstream(site, found))
+        self._settle(outcome, self._upstream(outcome.site, found))
 
     def _upstream(self, site: Site, source: Source) -> Plan | Refusal:
         """The plan of the first way that is open; else why what lies upstream cannot."""
@@ -145,26 +151,44 @@ class _Fixpoint:
         return refusal
 
     def _tried(self, way: Way, site: Site, source: Source) -> Plan | Refusal:
-        """The answer of one way to fold, if it is wanted.
+        """The answer of one way to fold, if it is wanted; in a function, that of every call together."""
+        answer = self._asked(way, site, source)
+        if isinstance(answer, Refusal):
+            return answer
+        refusal = _crossing(self.facts, answer) or unwanted(self.facts, site, source, answer, self.options)
+        if refusal is not None or self.facts.contexts == 1:
+            return refusal or answer
+        plans = [answer]
+        for context in range(1, self.facts.contexts):
+            with self.facts.using(context):
+                found = self._source(site)
+                plan = found if isinstance(found, Refusal) else self._asked(way, site, found)
+            if isinstance(plan, Refusal):
+                return replace(plan, message=f"{plan.message} (in call {context + 1} of {self.facts.contexts})")
+            plans.append(plan)
+        return together(plans) or Refusal(Code.IN_FUNCTION, "the calls of the function would be folded differently")
+
+    def _asked(self, way: Way, site: Site, source: Source) -> Plan | Refusal:
+        """The answer of one way to fold.
 
         Planning changes nothing, so a model that contradicts itself (ranks, lengths, missing inputs) may stop it
         anywhere, and costs no more than this site.
         """
         try:
-            answer = way(self.facts, site, source, self.options)
+            return way(self.facts, site, source, self.options)
         except TooManyMapsError as error:
             return Refusal(Code.WOULD_GROW, f"the map would have to be spelled out: {error}")
+        except ByReferenceError as error:
+            return by_reference(self.facts, error)
         except (IndexError, KeyError, ValueError, ArithmeticError) as error:
             if os.environ.get("BNFOLD_DEBUG"):
                 raise
             return Refusal(Code.SHAPE_MISMATCH, f"ranks or lengths around it contradict each other ({error!r})")
-        if isinstance(answer, Refusal):
-            return answer
-        return unwanted(self.facts, site, source, answer, self.options) or answer
 
     def _offer_downstream(self, outcome: Outcome) -> None:
         if outcome.source is not None and outcome.kind == "chain":  # its constants may have changed since
-            outcome.source = self._source(outcome.site)
+            found = self._source(outcome.site)
+            outcome.source = None if isinstance(found, Refusal) else found
         if outcome.source is None:
             return
         upstream = outcome.refusal
@@ -186,3 +210,23 @@ class _Fixpoint:
         self.editor.apply(answer)
         self.folded.append(outcome)
         self.turned.update(edit.node for edit in answer.edits if isinstance(edit, TurnIntoAdd))
+
+
+def by_reference(facts: GraphFacts, error: ByReferenceError) -> Refusal:
+    """The reason why an attribute that has no one value stops a fold.
+
+    Raises:
+        ByReferenceError: there is nothing that it could refer to.
+    """
+    if not facts.in_function:
+        raise error
+    return Refusal(Code.IN_FUNCTION, str(error))
+
+
+def _crossing(facts: GraphFacts, plan: Plan) -> Refusal | None:
+    """Why a plan is none: a value would have to be made in another scope than it is."""
+    for old, new in plan.takes_place:
+        if facts.home(old) != facts.home(new):
+            message = f"{printable(old)!r} and {printable(new)!r} lie in different scopes"
+            return Refusal(Code.CAPTURED_BY_SUBGRAPH, message)
+    return None

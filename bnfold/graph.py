@@ -5,18 +5,20 @@ does, and keeps these facts true while it works.
 """
 
 import heapq
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from onnx import ModelProto, NodeProto, ValueInfoProto
+from onnx import FunctionProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto
 
-from bnfold.constants import Constants
+from bnfold.constants import Constant, Constants
+from bnfold.contexts import Context, Contexts
+from bnfold.depths import sorted_depths
 from bnfold.errors import InvalidModelError
-from bnfold.nodes import NESTING, ONNX_DOMAINS, captures, label, names_pinned_elsewhere, other_names, standard_domain
+from bnfold.nodes import captures, label, may_nest, names_pinned_elsewhere, other_names, standard_domain
+from bnfold.scopes import Scopes
 from bnfold.shapes import Shapes
-from bnfold.text import printable
+from bnfold.text import printable, unmarked
 
 
 class Use(NamedTuple):
@@ -26,14 +28,16 @@ class Use(NamedTuple):
     slot: int
 
 
-class GraphFacts:
-    """Facts about the main graph of a model. Nodes are named by their index in `nodes`.
+class GraphFacts(Contexts):
+    """Facts about a graph and the bodies nested in it. Nodes are named by their index in `nodes`.
 
-    `freeze_inputs` says that initializers which are also graph inputs count as constants all the same; `lifted`
-    are the numbers of initializers, by name, that were left in the file.
+    `scopes` are the bodies to look into; without it, only the main graph. `freeze_inputs` says that initializers
+    which are also graph inputs count as constants all the same; `lifted` are the numbers of initializers, by name,
+    that were left in the file.
 
     Attributes:
-        nodes: the nodes, in the order of the file.
+        nodes: the nodes, in the order of the file; those of a nested body before the node it belongs to.
+        homes: the scope of each node, by its number in `scopes`.
         order: their indices in a topological order that does not depend on the order of the file: by depth, then by
             the name of what they make.
         removed: the indices of those that are no more.
@@ -50,23 +54,30 @@ class GraphFacts:
         *,
         freeze_inputs: bool = False,
         lifted: Mapping[str, memoryview] | None = None,
+        scopes: Scopes | None = None,
     ) -> None:
+        super().__init__()
+        opened = scopes or Scopes.closed(model.graph)
         self.model = model
         self.freeze_inputs = freeze_inputs
-        self.graph = model.graph
+        self.scopes = opened.scopes
         self.folder = folder
-        self.nodes: list[NodeProto] = list(self.graph.node)
-        self.opsets = {standard_domain(entry.domain): entry.version for entry in model.opset_import}
-        self.inputs: dict[str, ValueInfoProto] = {value.name: value for value in self.graph.input}
-        self.outputs = {value.name for value in self.graph.output}
+        self.nodes = opened.nodes
+        self.homes = opened.homes or [0] * len(opened.nodes)
+        self._inside = opened.inside
+        self.opsets = {standard_domain(entry.domain): entry.version for entry in self._opset_imports()}
+        self.inputs: dict[str, ValueInfoProto] = {v.name: v for scope in self.scopes for v in scope.inputs}
+        self.outputs = {name for scope in self.scopes for name in scope.output_names}
         self.constants = Constants(self, lifted or {})
-        self.sparse = {tensor.values.name for tensor in self.graph.sparse_initializer}
-        self.pinned = set(names_pinned_elsewhere(model))
+        self.sparse = {tensor.values.name for scope in self.scopes for tensor in scope.sparse}
+        self.pinned = set() if self.in_function else set(names_pinned_elsewhere(model))
         self.producers: dict[str, int] = {}
         self.uses: dict[str, dict[Use, None]] = {}  # an ordered set: removing one of many takes no time
         self.removed: set[int] = set()
         self.shapes = Shapes(self)
+        self._contexts.append((self.constants, self.shapes))
         self._node_names: set[str] | None = None
+        self._value_homes: dict[str, int] = {}
         self._late: dict[int, float] = {}
         self._local_functions = {(standard_domain(f.domain), f.name) for f in model.functions}
         self._counts: dict[str, int] = {}
@@ -78,6 +89,49 @@ class GraphFacts:
         self._check_outputs()
         self._taken = {*self.producers, *self.uses, *self.inputs, *self.constants.stored, *self.sparse}
         self._taken.update(self.outputs, other_names(model))
+        if len(self.scopes) > 1:
+            self._taken.update([unmarked(name) for name in self._taken])
+            self._value_homes = {name: home for home, scope in enumerate(self.scopes) for name in scope.given}
+
+    def _opset_imports(self) -> Iterable[OperatorSetIdProto]:
+        body = self.scopes[0].body
+        return body.opset_import if isinstance(body, FunctionProto) else self.model.opset_import
+
+    @property
+    def in_function(self) -> bool:
+        """Whether this is the body of a local function."""
+        return self.scopes[0].is_function
+
+    def home(self, value: str) -> int:
+        """The scope that defines `value`, by number."""
+        producer = self.producers.get(value)
+        return self._value_homes.get(value, 0) if producer is None else self.homes[producer]
+
+    def where(self, value: str) -> str:
+        """The scope that defines `value`, for messages."""
+        return self.scopes[self.home(value)].place or "the model"
+
+    def is_call(self, node: int) -> bool:
+        """Whether the node calls a local function."""
+        proto = self.nodes[node]
+        return (standard_domain(proto.domain), proto.op_type) in self._local_functions
+
+    def _new_context(self, bound: dict[str, Constant]) -> Context:
+        constants = Constants(self, {}, bound)
+        constants.index(self.order)
+        return constants, Shapes(self)
+
+    def is_constant_input(self, name: str) -> bool:
+        """Whether `name` is an input of the function that is constant in every call."""
+        return self.in_function and name in self.inputs and name in self.constants.stored
+
+    def is_open(self, node: int) -> bool:
+        """Whether the bodies inside the node are among `scopes`."""
+        return node in self._inside
+
+    def settles(self, name: str, home: int) -> None:
+        """Note that the new constant `name` lies in scope `home`."""
+        self._value_homes[name] = home
 
     def _index_nodes(self) -> None:
         known = self.inputs.keys() | self.constants.stored.keys() | self.sparse | {""}
@@ -86,7 +140,7 @@ class GraphFacts:
         for i, node in enumerate(self.nodes):
             reads = self._index_reads(i, node)
             makers = [self.producers[name] for name in reads if name in self.producers]
-            depths[i] = 1 + max([depths[maker] for maker in makers], default=0)
+            depths[i] = 1 + max([depths[maker] for maker in (*makers, *self._inside.get(i, ()))], default=0)
             in_order = in_order and (
                 len(makers) == len(reads) or all(n in known or n in self.producers for n in reads)
             )
@@ -97,7 +151,8 @@ class GraphFacts:
                     )
                 self.producers[value] = i
         if not in_order:
-            depths = self._sort(known)
+            all_reads = [self._reads(i, node) for i, node in enumerate(self.nodes)]
+            depths = sorted_depths(self.nodes, all_reads, self.producers, known, self._inside)
         keys = [(depth, next(iter(node.output), "")) for depth, node in zip(depths, self.nodes, strict=True)]
         self.order = sorted(range(len(keys)), key=keys.__getitem__)
         self._positions = {index: place for place, index in enumerate(self.order)}
@@ -110,41 +165,18 @@ class GraphFacts:
                 raise InvalidModelError(f"nothing produces {printable(name)!r}, an output of the model")
 
     def _index_reads(self, i: int, node: NodeProto) -> list[str]:
-        """Note what the node reads, its nested graphs included; returns the names."""
-        plain = node.domain in ONNX_DOMAINS and node.op_type not in NESTING  # most are, and have no graphs inside
-        captured = () if plain else sorted(captures(node))
-        for index, value in enumerate(node.input):
+        """Note what the node reads, its closed graphs included; returns the names."""
+        reads = self._reads(i, node)
+        for place, value in enumerate(reads):
             if value:
-                self.uses.setdefault(value, {})[Use(i, index)] = None
-        for value in captured:
-            self.uses.setdefault(value, {})[Use(i, -1)] = None
-        return [*node.input, *captured]
+                slot = place if place < len(node.input) else -1
+                self.uses.setdefault(value, {})[Use(i, slot)] = None
+        return reads
 
-    def _sort(self, known: AbstractSet[str]) -> list[int]:
-        """The depth of each node, for files whose nodes are in no topological order. Runtimes take those too."""
-        waiting: dict[int, int] = {}
-        readers: dict[int, list[int]] = {}
-        for i, node in enumerate(self.nodes):
-            reads = [*node.input, *sorted(captures(node))]
-            for name in reads:
-                if name not in known and name not in self.producers:
-                    raise InvalidModelError(f"{label(node)} reads {printable(name)!r}, which nothing produces")
-            sources = {self.producers[name] for name in reads if name in self.producers}
-            waiting[i] = len(sources)
-            for source in sources:
-                readers.setdefault(source, []).append(i)
-        depths = [1] * len(self.nodes)
-        order = [i for i, count in waiting.items() if not count]
-        for i in order:  # grows while it is walked: Kahn's algorithm
-            for reader in readers.get(i, ()):
-                waiting[reader] -= 1
-                depths[reader] = max(depths[reader], depths[i] + 1)
-                if not waiting[reader]:
-                    order.append(reader)
-        if len(order) < len(self.nodes):
-            stuck = next(i for i, count in waiting.items() if count)
-            raise InvalidModelError(f"the graph has a cycle through, or before, {label(self.nodes[stuck])}")
-        return depths
+    def _reads(self, i: int, node: NodeProto) -> list[str]:
+        """Its inputs, and what the graphs inside it take from outside, unless their nodes are listed themselves."""
+        captured = sorted(captures(node)) if may_nest(node) and i not in self._inside else ()
+        return [*node.input, *captured]
 
     def live(self) -> Iterator[int]:
         """The nodes that are there now, in topological order."""
@@ -212,6 +244,7 @@ class GraphFacts:
     def add_node(self, node: NodeProto, behind: int) -> int:
         """Take note of a new node, which comes directly behind node `behind`; returns its index."""
         self.nodes.append(node)
+        self.homes.append(self.homes[behind])
         index = len(self.nodes) - 1
         self._late[index] = self.position(behind) + 0.5
         return index
@@ -229,6 +262,7 @@ class GraphFacts:
 
     def fresh(self, hint: str) -> str:
         """A name like `hint` that nothing in the model uses; taken from now on."""
+        hint = unmarked(hint)
         name, count = hint, self._counts.get(hint, 1)
         while name in self._taken:
             count += 1

@@ -45,7 +45,7 @@ def _pair(facts: GraphFacts, add: int) -> tuple[int, int] | None:
             return None
         if len(facts.nodes[maker].input) < 2:
             return None
-        if value in facts.outputs or value in facts.pinned:
+        if value in facts.outputs or value in facts.pinned or facts.homes[maker] != facts.homes[add]:
             return None
         makers.append(maker)
     if len(makers) != 2 or facts.nodes[makers[0]].input[0] != facts.nodes[makers[1]].input[0]:

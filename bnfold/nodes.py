@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
-from bnfold.errors import InvalidModelError
+from bnfold.errors import ByReferenceError, InvalidModelError
 from bnfold.text import printable
 
 ONNX_DOMAINS = ("", "ai.onnx")
@@ -86,7 +86,11 @@ def _attribute(node: NodeProto, name: str, kind: int, field: str) -> AttributePr
         if entry.name == name:
             untyped = entry.type == AttributeProto.UNDEFINED and (not field or entry.HasField(field))
             typed = entry.type == kind or untyped
-            if entry.ref_attr_name or not typed:  # IR 1 files have values without a type
+            if entry.ref_attr_name:
+                raise ByReferenceError(
+                    f"{name} of {label(node)} is what the calls of the function give, not one value"
+                )
+            if not typed:  # IR 1 files have values without a type
                 raise InvalidModelError(
                     f"attribute {name} of {label(node)} is not of the type that the spec gives it"
                 )
@@ -103,13 +107,23 @@ def label(node: NodeProto) -> str:
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
     """The graphs directly inside a node: the branches of an If, the body of a Loop or Scan."""
-    if node.domain in ONNX_DOMAINS and node.op_type not in NESTING:
+    return (graph for _, graph in named_subgraphs(node))
+
+
+def named_subgraphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
+    """The graphs directly inside a node, each with the name of its attribute."""
+    if not may_nest(node):
         return
     for entry in node.attribute:
         if entry.type == AttributeProto.GRAPH:
-            yield entry.g
+            yield entry.name, entry.g
         elif entry.type == AttributeProto.GRAPHS:
-            yield from entry.graphs
+            yield from ((entry.name, graph) for graph in entry.graphs)
+
+
+def may_nest(node: NodeProto) -> bool:
+    """Whether there may be graphs inside the node; for most there are none."""
+    return node.op_type in NESTING or node.domain not in ONNX_DOMAINS
 
 
 def captures(node: NodeProto) -> set[str]:

@@ -35,7 +35,11 @@ def _why_not(facts: GraphFacts, value: str, role: str, absent: Code) -> Refusal:
         return Refusal(Code.SPARSE_WEIGHT, f"{role}, {printable(value)!r}, is a sparse initializer")
     producer = facts.producer(value)
     if producer is None:
-        where = f"{role}, {printable(value)!r}, is a model input" if value else f"{role} is missing"
+        given = (
+            f"is an input of {facts.where(value)}" if facts.home(value) or facts.in_function else "is a model input"
+        )
+        given = f"{given}, {facts.unbound[value]}" if value in facts.unbound else given
+        where = f"{role}, {printable(value)!r}, {given}" if value else f"{role} is missing"
         return Refusal(absent, where)
     by = label(facts.nodes[producer])
     if facts.op(producer) == "Constant" and any(

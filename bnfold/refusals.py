@@ -94,7 +94,7 @@ _TEXT: dict[Code, tuple[str, str]] = {
         "drop that output if it is not needed, or --clone-shared",
     ),
     Code.CAPTURED_BY_SUBGRAPH: (
-        "a value on the way is also read inside an If, Loop or Scan body",
+        "a value on the way is also read inside a nested graph, or made in another one",
         "",
     ),
     Code.PRODUCER_CANNOT_ABSORB: (
@@ -186,11 +186,11 @@ _TEXT: dict[Code, tuple[str, str]] = {
         "update bnfold, or export with an older opset",
     ),
     Code.IN_SUBGRAPH: (
-        "the BatchNormalization lies inside an If, Loop or Scan body; these are not folded yet",
+        "it lies inside a graph that bnfold does not look into: of a custom operator, or one that uses a name again",
         "",
     ),
     Code.IN_FUNCTION: (
-        "the BatchNormalization lies inside a local function; these are not folded yet",
+        "a local function lies between, or the calls of the function that it lies in do not agree",
         "inline the functions first (onnx.inliner)",
     ),
 }

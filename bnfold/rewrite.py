@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,12 +13,14 @@ from bnfold.document import Document
 from bnfold.editor import Editor
 from bnfold.find import batchnorm
 from bnfold.fixpoint import fold_all
+from bnfold.functions import open_functions
 from bnfold.graph import GraphFacts
-from bnfold.nodes import label
+from bnfold.nodes import label, nested_nodes
 from bnfold.options import FoldOptions
 from bnfold.outcome import Outcome
 from bnfold.refusals import Code, Refusal
 from bnfold.report import ModelFacts, Report, SiteReport
+from bnfold.scopes import open_scopes
 from bnfold.text import printable
 
 Progress = Callable[[str, int, int], None]
@@ -31,14 +34,23 @@ def rewrite(
     progress: Progress | None = None,
 ) -> Report:
     """Find, plan and apply on the document's proto; the report says what happened to each site."""
-    facts = GraphFacts(document.proto, document.folder, freeze_inputs=options.freeze_inputs, lifted=document.lifted)
     before = _model_facts(document, document.path)
-    editor = Editor(facts)
-    outcomes = fold_all(facts, editor, options, progress)
-    sites = [_report(outcome) for outcome in outcomes if _is_listed(outcome, options)]
-    sites += [_hidden_site(node, code) for node, code in batchnorm.hidden_sites(facts)]
-    if any(site.outcome == "folded" for site in sites):
-        document.changed = editor.commit()
+    with open_scopes(document.proto.graph) as scopes:
+        facts = GraphFacts(
+            document.proto,
+            document.folder,
+            freeze_inputs=options.freeze_inputs,
+            lifted=document.lifted,
+            scopes=scopes,
+        )
+        editor = Editor(facts)
+        with open_functions(document, editor) as functions:
+            sites = _fold([editor, *functions.editors], options, progress)
+            sites += [_hidden_site(node, code) for node, code in batchnorm.hidden_sites(facts, functions.closed)]
+            if any(site.outcome == "folded" for site in sites):
+                for inner in functions.editors:
+                    inner.commit()
+                document.changed = editor.commit()
     return Report(
         command=command,
         version=bnfold.__version__,
@@ -48,9 +60,18 @@ def rewrite(
         sites=tuple(sites),
         before=before,
         after=_model_facts(document, None),
-        renamed=tuple(editor.renamed),
+        renamed=tuple(pair for each in (editor, *functions.editors) for pair in each.renamed),
         frozen=tuple(editor.frozen),
     )
+
+
+def _fold(editors: list[Editor], options: FoldOptions, progress: Progress | None) -> list[SiteReport]:
+    """Fold the main graph, then each function."""
+    sites: list[SiteReport] = []
+    for editor in editors:
+        outcomes = fold_all(editor.facts, editor, options, progress)
+        sites += [_report(editor.facts, outcome) for outcome in outcomes if _is_listed(outcome, options)]
+    return sites
 
 
 def _is_listed(outcome: Outcome, options: FoldOptions) -> bool:
@@ -64,14 +85,15 @@ def _is_listed(outcome: Outcome, options: FoldOptions) -> bool:
     return outcome.beside_conv or (outcome.source is not None and outcome.source.per_map)
 
 
-def _report(outcome: Outcome) -> SiteReport:
+def _report(facts: GraphFacts, outcome: Outcome) -> SiteReport:
+    place = facts.scopes[facts.homes[outcome.site.nodes[0]]].place
     if outcome.plan is not None:
         return SiteReport(
             outcome.label, outcome.output, outcome.producer, "folded", kind=outcome.kind,
-            direction=outcome.plan.direction, into=outcome.into, notes=outcome.plan.notes,
+            direction=outcome.plan.direction, into=outcome.into, notes=outcome.plan.notes, place=place,
         )  # fmt: skip
     assert outcome.refusal is not None
-    return _left(outcome.label, outcome.output, outcome.producer, outcome.refusal, outcome.kind)
+    return replace(_left(outcome.label, outcome.output, outcome.producer, outcome.refusal, outcome.kind), place=place)
 
 
 def _hidden_site(node: NodeProto, code: Code) -> SiteReport:
@@ -86,9 +108,14 @@ def _left(name: str, output: str, producer: str | None, refusal: Refusal, kind: 
 
 
 def _model_facts(document: Document, path: Path | None) -> ModelFacts:
-    graph = document.proto.graph
-    operators = Counter(node.op_type if not node.domain else f"{node.domain}::{node.op_type}" for node in graph.node)
-    return ModelFacts(len(graph.node), dict(operators), len(graph.initializer), _bytes_on_disk(path, document))
+    proto = document.proto
+    operators: Counter[str] = Counter()
+    bodies = [proto.graph.node, *(function.node for function in proto.functions)]
+    for body in bodies:
+        for nodes in (body, nested_nodes(body)):
+            operators.update(node.op_type if not node.domain else f"{node.domain}::{node.op_type}" for node in nodes)
+    size = _bytes_on_disk(path, document)
+    return ModelFacts(operators.total(), dict(operators), len(proto.graph.initializer), size)
 
 
 def _bytes_on_disk(path: Path | None, document: Document) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnx import TensorProto, TensorShapeProto, ValueInfoProto
+from onnx import FunctionProto, GraphProto, TensorProto, TensorShapeProto, ValueInfoProto
 
 from bnfold.graph import GraphFacts
 from bnfold.tensors import (
@@ -44,9 +44,24 @@ class Sweep:
         Returns:
             The constants whose numbers are yet to be written, by name.
         """
-        graph = facts.graph
-        changed = self._write()
+        changed = self._write(facts)
         self._sweep_nodes(facts)
+        for scope in facts.scopes:
+            if isinstance(scope.body, GraphProto):
+                self._sweep_graph(scope.body, frozen)
+            else:
+                self._sweep_function(scope.body)
+        self.pending.clear()
+        return changed
+
+    def _sweep_function(self, body: FunctionProto) -> None:
+        infos = getattr(body, "value_info", [])  # since IR 10
+        for value in infos:
+            value.name = self.new_names.get(value.name, value.name)
+        gone = self.dead_values | self.dead_tensors
+        _remove(infos, lambda value: value.name in gone)
+
+    def _sweep_graph(self, graph: GraphProto, frozen: frozenset[str]) -> None:
         _remove(graph.initializer, lambda tensor: tensor.name in self.dead_tensors)
         _remove(graph.input, lambda value: value.name in frozen)
         for value in (*graph.input, *graph.value_info):
@@ -60,10 +75,8 @@ class Sweep:
         _remove(graph.input, lambda value: value.name in self.dead_tensors)
         _remove(graph.value_info, lambda value: value.name in gone)
         _remove(graph.quantization_annotation, lambda entry: entry.tensor_name in gone)
-        self.pending.clear()
-        return changed
 
-    def _write(self) -> dict[str, Tensor]:
+    def _write(self, facts: GraphFacts) -> dict[str, Tensor]:
         """Write the pending numbers into the model; returns those that are written with the file."""
         alive = {name: held for name, held in self.pending.items() if name not in self.dead_tensors}
         sources = Counter(
@@ -75,8 +88,10 @@ class Sweep:
             ):  # one is written over the other's source
                 alive[name] = (proto, ArrayTensor(tensor.array()))
         changed: dict[str, Tensor] = {}
-        for proto, tensor in alive.values():
-            if is_external(proto):
+        for name, (proto, tensor) in alive.items():
+            if facts.home(name) > 0 or facts.in_function:  # where nothing is written later
+                write_into(proto, tensor)
+            elif is_external(proto):
                 if tuple(proto.dims) != tensor.shape:  # a C of Gemm that was one number
                     del proto.dims[:]
                     proto.dims.extend(tensor.shape)
@@ -95,8 +110,10 @@ class Sweep:
         if self.inserted:
             behind = {id(nodes[new]): (anchor, place) for place, (new, anchor) in enumerate(self.inserted.items(), 1)}
             ranks = {id(node): behind.get(id(node), (i, 0)) for i, node in enumerate(nodes)}
-            facts.graph.node.sort(key=lambda node: ranks[id(node)])
-        _remove(facts.graph.node, lambda node: id(node) in dead)
+            for home in {facts.homes[new] for new in self.inserted}:
+                facts.scopes[home].body.node.sort(key=lambda node: ranks[id(node)])
+        for home in {facts.homes[i] for i in facts.removed}:
+            _remove(facts.scopes[home].body.node, lambda node: id(node) in dead)
 
 
 def _set_shape(value: ValueInfoProto, shape: tuple[int, ...]) -> None:

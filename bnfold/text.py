@@ -1,10 +1,18 @@
 """Names out of a model file are foreign text: made safe before they reach a terminal or a report."""
 
+SCOPE_MARK = "\0scope:"  # and a number: which nested body defines a name (see `scopes`)
+
+
+def unmarked(name: str) -> str:
+    """The name as the file has it, without the mark of its scope."""
+    return name.partition(SCOPE_MARK)[0]
+
 
 def printable(name: str, limit: int = 200) -> str:
     r"""`name` with control and other unprintable characters as \x1b-like escapes, cut at `limit` characters."""
     if len(name) <= limit and name.isprintable():
         return name
+    name = unmarked(name)
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name[:limit])
     return safe if len(name) <= limit else f"{safe}..."
 

@@ -16,16 +16,16 @@ reuse) do not change what is computed. Source: the ONNX operator changelog, Batc
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx
-from onnx import NodeProto
+from onnx import FunctionProto, NodeProto
 
 from bnfold.affine import ChannelAffine, Float64Array
 from bnfold.find import Site, Source
 from bnfold.graph import GraphFacts
-from bnfold.nodes import ONNX_DOMAINS, float_attribute, int_attribute, label, nested_nodes
+from bnfold.nodes import ONNX_DOMAINS, float_attribute, int_attribute, label, may_nest, nested_nodes
 from bnfold.reading import read_constant
 from bnfold.refusals import Code, Refusal
 from bnfold.rounding import Array, to_float64
@@ -41,12 +41,13 @@ def sites(facts: GraphFacts) -> Iterator[Site]:
     return (Site(OP, (i,)) for i in facts.live() if facts.op(i) == OP)
 
 
-def hidden_sites(facts: GraphFacts) -> Iterator[tuple[NodeProto, Code]]:
-    """The BatchNormalization nodes that lie deeper: in nested graphs and in local functions."""
-    for node in nested_nodes(facts.nodes):
-        if _is_batchnorm(node):
-            yield node, Code.IN_SUBGRAPH
-    for function in facts.model.functions:
+def hidden_sites(facts: GraphFacts, closed: Iterable[FunctionProto]) -> Iterator[tuple[NodeProto, Code]]:
+    """The BatchNormalization nodes in graphs that stay closed, and in functions that do."""
+    for index, node in enumerate(facts.nodes):
+        for inner in nested_nodes([node]) if may_nest(node) and not facts.is_open(index) else ():
+            if _is_batchnorm(inner):
+                yield inner, Code.IN_SUBGRAPH
+    for function in closed:
         for node in (*function.node, *nested_nodes(function.node)):
             if _is_batchnorm(node):
                 yield node, Code.IN_FUNCTION

@@ -5,7 +5,7 @@ import itertools
 from dataclasses import replace
 
 from bnfold.affine import ChannelAffine
-from bnfold.edits import AddBias, Clone, Plan, SetConstant, TurnIntoAdd
+from bnfold.edits import AddBias, Clone, Plan, SetConstant, TurnIntoAdd, TurnIntoIdentity
 from bnfold.find import Site, Source
 from bnfold.graph import GraphFacts, Use
 from bnfold.nodes import label
@@ -36,7 +36,7 @@ def pull(
     What would be asked of the inputs that are the keys of `excused` is not asked, but noted there as their value:
     the caller knows another way for them.
     """
-    start, end = ends(facts, site)
+    start = ends(facts, site)[0]
     walk = Walk(facts, options)
     asked: dict[str, dict[Use, ChannelAffine]] = {start: {Use(site.nodes[0], site.slot): source.affine}}
     heap = [(_upstream(facts, start), start)]
@@ -47,8 +47,7 @@ def pull(
             return affine
         producer = facts.producer(value)
         if producer is None or facts.constants.computes(producer):
-            what = "a model input" if value in facts.inputs else "a constant"
-            return Refusal(Code.NO_PRODUCER, f"{printable(value)!r} is {what}: nothing upstream can take the map in")
+            return _nothing_upstream(facts, value)
         step = walk.too_far(Code.PRODUCER_CANNOT_ABSORB) or _answer_pull(walk, producer, value, affine, asked[value])
         if isinstance(step, Refusal):
             return step
@@ -61,10 +60,32 @@ def pull(
             refusal = _ask(walk, asked, heap, Use(producer, slot), wanted, computes=step.computes)
             if refusal is not None:
                 return refusal
+    return _whole(walk, site, source)
+
+
+def _whole(walk: Walk, site: Site, source: Source) -> Plan | Refusal:
+    """The plan, all upstream of the site having answered."""
+    facts, (start, end) = walk.facts, ends(walk.facts, site)
     refusal = walk.not_worth(site, Code.PRODUCER_CANNOT_ABSORB)
     if refusal is None and walk.new_add is not None and (walk.leaks or len(walk.absorbers) == 1):
-        return _leaving_an_add(facts, site, source, options, walk.new_add)
+        return _leaving_an_add(facts, site, source, walk.options, walk.new_add)
+    if refusal is None and facts.home(start) != facts.homes[site.nodes[0]]:
+        return _from_outside(facts, walk, site, source)
     return refusal or walk.plan("pull", site, source, takes_place=((start, end),))
+
+
+def _from_outside(facts: GraphFacts, walk: Walk, site: Site, source: Source) -> Plan:
+    """The plan for a site whose input lies in a scope around it: that value changes there, under a fresh name.
+
+    What the site makes is the site's input then; a body may not put out what lies outside of it, so that there an
+    Identity takes the site's place.
+    """
+    start, end = ends(facts, site)
+    walk.carried.append(start)
+    if end not in facts.outputs and end not in facts.pinned:
+        return walk.plan("pull", site, source, rewired=((end, start),))
+    walk.edits.append(TurnIntoIdentity(site.nodes[-1], start))
+    return replace(walk.plan("pull", site, source), removed=site.nodes[:-1])
 
 
 def _leaving_an_add(
@@ -82,6 +103,21 @@ def _leaving_an_add(
     return replace(
         plan, removed=site.nodes[:-1], edits=(*plan.edits, turned), takes_place=(), carried=(start, *plan.carried)
     )
+
+
+def _nothing_upstream(facts: GraphFacts, value: str) -> Refusal:
+    """Why there is no way on: the value is given, or constant."""
+    shown = printable(value)
+    if value not in facts.inputs:
+        return Refusal(Code.NO_PRODUCER, f"{shown!r} is a constant: nothing upstream can take the map in")
+    if facts.home(value):
+        place = facts.scopes[facts.home(value)].place
+        return Refusal(Code.NO_PRODUCER, f"{shown!r} is an input of {place}: nothing upstream can take the map in")
+    if facts.in_function:
+        return Refusal(
+            Code.IN_FUNCTION, f"{shown!r} is an input of the function, which each call gives another value"
+        )
+    return Refusal(Code.NO_PRODUCER, f"{shown!r} is a model input: nothing upstream can take the map in")
 
 
 def _upstream(facts: GraphFacts, value: str) -> float:
@@ -160,7 +196,7 @@ def _used_elsewhere(
         return None
     at, shown = label(facts.nodes[producer]), printable(value)
     if value in facts.outputs:
-        return Refusal(Code.PRODUCER_IS_OUTPUT, f"{shown!r}, made by {at}, is an output of the model", at)
+        return Refusal(Code.PRODUCER_IS_OUTPUT, f"{shown!r}, made by {at}, is an output of {facts.where(value)}", at)
     for use in uses:
         if use.slot < 0:
             inside = label(facts.nodes[use.node])
@@ -170,6 +206,10 @@ def _used_elsewhere(
         return Refusal(Code.PRODUCER_SHARED, message, at)
     if len(uses) <= 16 and all(use in asked or _does_not_care(facts, use, affine) for use in uses):
         return None
+    inside = next((use.node for use in uses if use not in asked and facts.homes[use.node] != facts.home(value)), None)
+    if inside is not None:
+        place = facts.scopes[facts.homes[inside]].place
+        return Refusal(Code.CAPTURED_BY_SUBGRAPH, f"{shown!r}, made by {at}, is read in {place}", at)
     some = sorted({label(facts.nodes[use.node]) for use in itertools.islice(uses, 4)})
     others = ", ".join(some) + (", ..." if len(uses) > 4 else "")
     return Refusal(Code.PRODUCER_SHARED, f"{shown!r}, made by {at}, is read {len(uses)} times: {others}", at)

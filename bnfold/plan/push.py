@@ -75,7 +75,8 @@ def _spread(
     """Note for every reader of `value` what changes for it; refused where somebody reads it who cannot be asked."""
     shown = printable(value)
     if value in facts.outputs:
-        return Refusal(Code.CONSUMER_IS_OUTPUT, f"{shown!r} is an output of the model")
+        code = Code.IN_FUNCTION if facts.in_function and not facts.home(value) else Code.CONSUMER_IS_OUTPUT
+        return Refusal(code, f"{shown!r} is an output of {facts.where(value)}")
     if value in facts.pinned:
         return Refusal(Code.CONSUMER_CANNOT_ABSORB, f"{shown!r} is referred to by an annotation or a training step")
     for use in facts.users(value):

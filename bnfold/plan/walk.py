@@ -114,6 +114,8 @@ def ends(facts: GraphFacts, site: Site) -> tuple[str, str]:
 def cannot(facts: GraphFacts, node: int, otherwise: Code, where: str) -> Refusal:
     """Why an operator without a rule is in the way."""
     op, at = facts.op(node), label(facts.nodes[node])
+    if facts.is_call(node):
+        return Refusal(Code.IN_FUNCTION, f"{where} {at}, which is a local function", at)
     if op in ACTIVATIONS:
         return Refusal(Code.ACTIVATION_BETWEEN, f"{where} {at}, which is not linear", at)
     if op == "Cast":

@@ -14,7 +14,7 @@ class ModelFacts:
     """A model in numbers.
 
     Attributes:
-        nodes: nodes of the main graph.
+        nodes: nodes, those of nested graphs and local functions included.
         operators: how many nodes of each operator.
         initializers: how many initializers.
         bytes: size of the file with its external data; 0 for a model in memory.
@@ -38,6 +38,7 @@ class SiteReport:
         code, message, help: why it is left and what helps.
         notes: what the user should know of a fold.
         kind: "BatchNormalization", "chain" (of Mul, Add, ... by constants), or "branch" (a Conv merged into another).
+        place: the nested graph or local function that it lies in; "" for the main graph.
         direction: "pull" (into what lies upstream), "push" (downstream), "sibling", "partial" or "merge".
     """
 
@@ -52,6 +53,7 @@ class SiteReport:
     notes: tuple[str, ...] = ()
     kind: str = "BatchNormalization"
     direction: str | None = None
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,7 @@ def _changes(before: ModelFacts, after: ModelFacts, *, boxes: bool) -> Table:
 def _sites(console: Console, sites: tuple[SiteReport, ...]) -> None:
     for site in sites:
         after = f" after {site.producer}" if site.producer else ""
+        after += f" in {site.place}" if site.place else ""
         if site.outcome == "folded":
             _line(console, f"  fold  {site.site}{after}: into {site.into}")
             continue

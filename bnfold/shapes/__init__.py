@@ -16,6 +16,7 @@ import numpy as np
 from onnx import ValueInfoProto
 
 from bnfold.errors import InvalidModelError
+from bnfold.text import SCOPE_MARK
 
 if TYPE_CHECKING:
     from bnfold.graph import GraphFacts
@@ -133,9 +134,8 @@ class Shapes:
         from bnfold.shapes.rules import SHAPES
 
         facts = self._facts
-        graph = facts.graph
-        declared = {v.name: v for v in (*graph.value_info, *graph.output)}
-        self._shapes = {v.name: _declared(v) for v in graph.input}
+        declared = {v.name: v for scope in facts.scopes for v in scope.declared}
+        self._shapes = {v.name: _declared(v) for scope in facts.scopes for v in scope.inputs}
         for index in facts.live():
             node = facts.nodes[index]
             rule = SHAPES.get(facts.op(index))
@@ -171,11 +171,12 @@ def _declared(value: ValueInfoProto) -> Shape | None:
     if not kind.HasField("shape"):
         return None
     dims: list[Dim] = []
+    where = "".join(value.name.partition(SCOPE_MARK)[1:])  # a symbol may be another size in a nested body
     for axis, dim in enumerate(kind.shape.dim):
         if dim.HasField("dim_value") and dim.dim_value >= 0:
             dims.append(Dim(dim.dim_value))
         else:
-            dims.append(Dim(1, (str(dim.dim_param),)) if dim.dim_param else unknown(value.name, axis))
+            dims.append(Dim(1, (dim.dim_param + where,)) if dim.dim_param else unknown(value.name, axis))
     return tuple(dims)
 
 
