@@ -52,7 +52,8 @@ def backend_models() -> Iterator[tuple[str, bytes]]:
     from onnx.backend.test.case.node import collect_testcases
 
     for path in sorted(BACKEND.rglob("*.onnx")):
-        yield f"{path.parent.parent.name}/{path.parent.name}", path.read_bytes()
+        place = path.relative_to(BACKEND).with_suffix("").as_posix().removesuffix("/model")
+        yield place, path.read_bytes()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # onnx's own cases overflow on purpose
         cases = collect_testcases(None)
