@@ -40,6 +40,7 @@ class Editor(NodeEditor):
     def __init__(self, facts: GraphFacts) -> None:
         super().__init__(facts)
         self.frozen: list[str] = []
+        self._sweep.note_devices(facts.nodes)
         self._initializers: dict[str, TensorProto] = {t.name: t for s in facts.scopes for t in s.initializers}
 
     def apply(self, plan: Plan) -> None:
@@ -88,6 +89,8 @@ class Editor(NodeEditor):
             copied.domain = node.domain
             self.facts.op_changed(copy)
             copied.attribute.extend(node.attribute)
+            copied.device_configurations.extend(node.device_configurations)
+            self._sweep.same_device(copy, clone.node)
             self._fresh_values.add(value)
             self._move_uses(clone.value, value, clone.uses)
             copies[clone.node], values[clone.value] = copy, value

@@ -71,6 +71,7 @@ class GraphFacts(Contexts):
         self.constants = Constants(self, lifted or {})
         self.sparse = {tensor.values.name for scope in self.scopes for tensor in scope.sparse}
         self.pinned = set() if self.in_function else set(names_pinned_elsewhere(model))
+        self.pinned.update(name for scope in self.scopes[1:] for name in scope.annotations)
         self.producers: dict[str, int] = {}
         self.uses: dict[str, dict[Use, None]] = {}  # an ordered set: removing one of many takes no time
         self.removed: set[int] = set()

@@ -184,7 +184,10 @@ def _texts(model: ModelProto) -> Iterator[str]:
 def other_names(model: ModelProto) -> Iterator[str]:
     """The names of values that are not made or read by the main graph's own nodes: declared, nested, training."""
     yield from (value.name for value in model.graph.value_info)
+    yield from (entry.tensor_name for entry in model.graph.quantization_annotation)
+    yield from names_pinned_elsewhere(model)
     for node in model.graph.node:
+        yield from (spec.tensor_name for held in node.device_configurations for spec in held.sharding_spec)
         for inner in subgraphs(node):
             yield from _graph_names(inner)
     for info in model.training_info:
@@ -203,10 +206,18 @@ def _graph_names(graph: GraphProto) -> Iterator[str]:
             yield from _graph_names(inner)
 
 
+def names_in_annotations(graph: GraphProto) -> Iterator[str]:
+    """Names that quantization annotations refer to, in a graph and those inside it."""
+    for annotation in graph.quantization_annotation:
+        yield from (entry.value for entry in annotation.quant_parameter_tensor_names)
+    for node in graph.node:
+        for inner in subgraphs(node):
+            yield from names_in_annotations(inner)
+
+
 def names_pinned_elsewhere(model: ModelProto) -> Iterator[str]:
     """Names that quantization annotations and training steps refer to: these tensors must stay."""
-    for annotation in model.graph.quantization_annotation:
-        yield from (entry.value for entry in annotation.quant_parameter_tensor_names)
+    yield from names_in_annotations(model.graph)
     for info in model.training_info:
         for graph in (info.initialization, info.algorithm):
             yield from _graph_names(graph)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from google.protobuf.message import Message
 from onnx import FunctionProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto
 
-from bnfold.nodes import ONNX_DOMAINS, label, may_nest, named_subgraphs, subgraphs
+from bnfold.nodes import ONNX_DOMAINS, label, may_nest, named_subgraphs, names_in_annotations, subgraphs
 from bnfold.text import SCOPE_MARK, printable, unmarked
 
 Body = GraphProto | FunctionProto
@@ -80,6 +80,11 @@ class Scope:
         yield from (value.name for value in self.inputs)
         yield from (tensor.name for tensor in self.initializers)
         yield from (tensor.values.name for tensor in self.sparse)
+
+    @property
+    def annotations(self) -> Iterator[str]:
+        """The names that quantization annotations refer to, in the graph and those inside it."""
+        return iter(()) if isinstance(self.body, FunctionProto) else names_in_annotations(self.body)
 
     @property
     def sparse(self) -> Sequence[SparseTensorProto]:
@@ -216,6 +221,9 @@ def _rename_own(graph: GraphProto, change: Callable[[str], str]) -> None:
         for entry in annotation.quant_parameter_tensor_names:
             _change(entry, "value", change)
     for node in graph.node:
+        for held in node.device_configurations:
+            for spec in held.sharding_spec:
+                _change(spec, "tensor_name", change)
         for names in (node.input, node.output):
             for place, name in enumerate(names):
                 if name and (new := change(name)) != name:

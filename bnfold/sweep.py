@@ -1,11 +1,11 @@
 """The last step of editing: pending numbers are written, dead messages removed, each list in one sweep."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnx import FunctionProto, GraphProto, TensorProto, TensorShapeProto, ValueInfoProto
+from onnx import FunctionProto, GraphProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto
 
 from bnfold.graph import GraphFacts
 from bnfold.tensors import (
@@ -37,6 +37,18 @@ class Sweep:
     dead_tensors: set[str] = field(default_factory=set)
     dead_values: set[str] = field(default_factory=set)
     new_names: dict[str, str] = field(default_factory=dict)
+    placed: dict[int, tuple[str, list[str], list[str]]] = field(default_factory=dict)
+
+    def note_devices(self, nodes: Sequence[NodeProto]) -> None:
+        """Remember what the nodes that are placed on devices read and make: their shardings name it."""
+        for index, node in enumerate(nodes):
+            if node.device_configurations:
+                self.placed[index] = (node.op_type, list(node.input), list(node.output))
+
+    def same_device(self, copy: int, node: int) -> None:
+        """Note that a node is a copy of another, its shardings included."""
+        if node in self.placed:
+            self.placed[copy] = self.placed[node]
 
     def commit(self, facts: GraphFacts, frozen: frozenset[str]) -> dict[str, Tensor]:
         """Write the pending numbers and remove what is dead, each list in one sweep.
@@ -45,6 +57,8 @@ class Sweep:
             The constants whose numbers are yet to be written, by name.
         """
         changed = self._write(facts)
+        for index, (op, inputs, outputs) in self.placed.items():
+            _repoint(facts.nodes[index], op, inputs, outputs)
         self._sweep_nodes(facts)
         for scope in facts.scopes:
             if isinstance(scope.body, GraphProto):
@@ -114,6 +128,18 @@ class Sweep:
                 facts.scopes[home].body.node.sort(key=lambda node: ranks[id(node)])
         for home in {facts.homes[i] for i in facts.removed}:
             _remove(facts.scopes[home].body.node, lambda node: id(node) in dead)
+
+
+def _repoint(node: NodeProto, op: str, inputs: list[str], outputs: list[str]) -> None:
+    """Let a node's shardings name the inputs and outputs that it has now, place by place; drop those it has not."""
+    slots = dict(zip(outputs, node.output, strict=False))
+    turned = op != node.op_type and node.op_type in ("Add", "Identity")  # the parameters are no more
+    slots |= dict(zip(inputs[: 1 if turned else None], node.input, strict=False))
+    known = {*node.input, *node.output}
+    for held in node.device_configurations:
+        for spec in held.sharding_spec:
+            spec.tensor_name = slots.get(spec.tensor_name, spec.tensor_name)
+        _remove(held.sharding_spec, lambda spec: spec.tensor_name not in known)
 
 
 def _set_shape(value: ValueInfoProto, shape: tuple[int, ...]) -> None:

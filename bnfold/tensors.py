@@ -82,8 +82,8 @@ class StoredTensor:
 
     @property
     def dtype(self) -> np.dtype | None:
-        """The storage type."""
-        return _DTYPES.get(self.proto.data_type)
+        """The storage type; none for a piece of a tensor (`segment`), which no runtime knows."""
+        return None if self.proto.HasField("segment") else _DTYPES.get(self.proto.data_type)
 
     @property
     def shape(self) -> tuple[int, ...]:

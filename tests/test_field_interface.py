@@ -147,7 +147,6 @@ def test_a_type_of_the_future_is_unsupported(name):
     assert name in site.message
 
 
-@pytest.mark.xfail(reason="TensorProto.segment is not looked at: such a weight folds")
 @pytest.mark.parametrize("name", ["w", "y.v"])
 def test_a_tensor_in_segments_is_no_constant_to_fold(name):
     """A weight or parameter that says it is but a part of one is left: nobody knows the rest (onnx reads none)."""
@@ -175,7 +174,6 @@ def test_an_attribute_of_the_future_stays():
 # Annotations, training steps and devices
 
 
-@pytest.mark.xfail(reason="only the main graph's annotations pin tensors")
 def test_annotations_in_branches_pin_what_they_name():
     """An annotation inside a branch names gamma of the main graph as its scale: gamma stays, with its numbers."""
     proto = graph(CONV + BN, X, outputs=("y", "z"), y=X, flag=np.array([1]), **W)
@@ -191,7 +189,6 @@ def test_annotations_in_branches_pin_what_they_name():
     assert initializer(found, "y.g").tolist() == initializer(proto, "y.g").tolist()
 
 
-@pytest.mark.xfail(reason="names in annotations and shardings are not known to be taken")
 @pytest.mark.parametrize("where", ["annotation", "parameter", "device"])
 def test_a_name_that_only_an_annotation_knows_is_taken(where):
     """What is said of a `w_folded` that is not there must not become a statement about the new tensor."""
@@ -229,7 +226,6 @@ DEVICES = {
 }
 
 
-@pytest.mark.xfail(reason="sharding_spec keeps the old names, and a clone has no device")
 @pytest.mark.parametrize("case", DEVICES)
 def test_device_configurations_follow_new_names(case):
     """Each sharding names an input or output of its own node, none is lost where the tensor is only renamed."""

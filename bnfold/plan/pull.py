@@ -206,9 +206,9 @@ def _used_elsewhere(
         return Refusal(Code.PRODUCER_SHARED, message, at)
     if len(uses) <= 16 and all(use in asked or _does_not_care(facts, use, affine) for use in uses):
         return None
-    inside = next((use.node for use in uses if use not in asked and facts.homes[use.node] != facts.home(value)), None)
-    if inside is not None:
-        place = facts.scopes[facts.homes[inside]].place
+    foreign = (use.node for use in uses if use not in asked and facts.homes[use.node] != facts.home(value))
+    if (reader := next(foreign, None)) is not None:
+        place = facts.scopes[facts.homes[reader]].place
         return Refusal(Code.CAPTURED_BY_SUBGRAPH, f"{shown!r}, made by {at}, is read in {place}", at)
     some = sorted({label(facts.nodes[use.node]) for use in itertools.islice(uses, 4)})
     others = ", ".join(some) + (", ..." if len(uses) > 4 else "")
