@@ -141,7 +141,8 @@ class GraphFacts(Contexts):
         for i, node in enumerate(self.nodes):
             reads = self._index_reads(i, node)
             makers = [self.producers[name] for name in reads if name in self.producers]
-            depths[i] = 1 + max([depths[maker] for maker in (*makers, *self._inside.get(i, ()))], default=0)
+            below = [*makers, *self._inside[i]] if i in self._inside else makers
+            depths[i] = 1 + max([depths[maker] for maker in below], default=0)
             in_order = in_order and (
                 len(makers) == len(reads) or all(n in known or n in self.producers for n in reads)
             )
@@ -152,7 +153,7 @@ class GraphFacts(Contexts):
                     )
                 self.producers[value] = i
         if not in_order:
-            all_reads = [self._reads(i, node) for i, node in enumerate(self.nodes)]
+            all_reads = [[*node.input, *self._captured(i, node)] for i, node in enumerate(self.nodes)]
             depths = sorted_depths(self.nodes, all_reads, self.producers, known, self._inside)
         keys = [(depth, next(iter(node.output), "")) for depth, node in zip(depths, self.nodes, strict=True)]
         self.order = sorted(range(len(keys)), key=keys.__getitem__)
@@ -167,17 +168,18 @@ class GraphFacts(Contexts):
 
     def _index_reads(self, i: int, node: NodeProto) -> list[str]:
         """Note what the node reads, its closed graphs included; returns the names."""
-        reads = self._reads(i, node)
-        for place, value in enumerate(reads):
+        own = list(node.input)
+        for slot, value in enumerate(own):
             if value:
-                slot = place if place < len(node.input) else -1
                 self.uses.setdefault(value, {})[Use(i, slot)] = None
-        return reads
+        captured = self._captured(i, node)
+        for value in captured:
+            self.uses.setdefault(value, {})[Use(i, -1)] = None
+        return own + captured
 
-    def _reads(self, i: int, node: NodeProto) -> list[str]:
-        """Its inputs, and what the graphs inside it take from outside, unless their nodes are listed themselves."""
-        captured = sorted(captures(node)) if may_nest(node) and i not in self._inside else ()
-        return [*node.input, *captured]
+    def _captured(self, i: int, node: NodeProto) -> list[str]:
+        """What the graphs inside the node take from outside, unless their nodes are listed themselves."""
+        return sorted(captures(node)) if may_nest(node) and i not in self._inside else []
 
     def live(self) -> Iterator[int]:
         """The nodes that are there now, in topological order."""

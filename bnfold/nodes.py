@@ -143,7 +143,7 @@ def captures(node: NodeProto) -> set[str]:
 
 def nested_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
     """Every node inside the nested graphs of `nodes`, at any depth; not `nodes` themselves."""
-    for node in nodes:
+    for node in filter(may_nest, nodes):
         for graph in subgraphs(node):
             yield from graph.node
             yield from nested_nodes(graph.node)
