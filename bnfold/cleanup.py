@@ -6,6 +6,7 @@ name. Whatever cannot be looked at, or is too much to look at, keeps it.
 """
 
 import contextlib
+import itertools
 import mmap
 import os
 import stat
@@ -106,21 +107,25 @@ def _searched(folders: set[Path], skipped: set[tuple[int, int]]) -> Iterator[Pat
         _TooMuchError: they are too many or too large.
     """
     files = size = 0
-    for folder in folders:
-        for entry in os.scandir(folder):
-            files += 1
-            try:
-                info = entry.stat()
-            except FileNotFoundError:
-                continue  # a link to nothing, or gone already
-            place = info.st_dev, info.st_ino
-            if not stat.S_ISREG(info.st_mode) or place in skipped:
-                continue
-            skipped.add(place)
-            size += info.st_size
-            if size > MOST_BYTES or files > MOST_FILES:
-                raise _TooMuchError
-            yield Path(entry.path)
+    for path in itertools.chain.from_iterable(map(_entries, folders)):
+        files += 1
+        try:
+            info = path.stat()
+        except FileNotFoundError:
+            continue  # a link to nothing, or gone already
+        place = info.st_dev, info.st_ino
+        if not stat.S_ISREG(info.st_mode) or place in skipped:
+            continue
+        skipped.add(place)
+        size += info.st_size
+        if size > MOST_BYTES or files > MOST_FILES:
+            raise _TooMuchError
+        yield path
+
+
+def _entries(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return [Path(entry.path) for entry in itertools.islice(entries, MOST_FILES + 1)]
 
 
 def _named_in(path: Path, data: set[Path]) -> set[Path]:
