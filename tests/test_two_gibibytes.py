@@ -20,7 +20,7 @@ from tests.test_shared_data import numbers
 
 
 def growing() -> ModelProto:
-    """x -> Conv(w) -> c -> BatchNormalization -> y; c -> Relu .. -> z: with clone_shared the weight is there twice."""
+    """x -> Conv(w) -> c -> BatchNormalization -> y; c -> Relu -> z: with clone_shared w is there twice."""
     rng = np.random.default_rng(0)
     nodes = [
         helper.make_node("Conv", ["x", "w", "b"], ["c"], name="conv"),
