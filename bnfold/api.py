@@ -37,6 +37,7 @@ def inspect(
     assume_range: bool = False,
     only: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
+    follow_links: bool = False,
 ) -> Inspection:
     """Say for each BatchNormalization, and each chain like one, whether `fold` would fold it, and why not.
 
@@ -52,6 +53,7 @@ def inspect(
         assume_range: assume that no value in float16 or bfloat16 overflows.
         only: patterns of names of sites.
         exclude: patterns of names of sites.
+        follow_links: read external data through links, in a folder that you trust.
 
     Raises:
         InvalidModelError: the model cannot be read or breaks a rule of the ONNX spec.
@@ -69,7 +71,7 @@ def inspect(
         named(exclude),
     )
     with _naming(source):
-        report = rewrite(Document.open(source), options, command="inspect")
+        report = rewrite(Document.open(source, follow_links=follow_links), options, command="inspect")
     return Inspection(replace(report, after=None, seconds=time.perf_counter() - started))
 
 
@@ -95,6 +97,7 @@ def fold(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     dims: Mapping[str, int] | None = None,
     threads: int | None = None,
+    follow_links: bool = False,
     progress: Progress | None = None,
 ) -> FoldResult:
     """Fold every BatchNormalization and chain like it that can be folded exactly; prove that outputs are preserved.
@@ -123,6 +126,8 @@ def fold(
         shapes: input shapes, by input name, for models that leave them free.
         dims: sizes of symbolic dimensions, by symbol.
         threads: for onnxruntime.
+        follow_links: read external data through symbolic and hard links, as in Hugging Face's cache, in a folder that
+            you trust. What is written is never a link.
         progress: called with a stage's name, how far it is, and how far it goes.
 
     Raises:
@@ -153,7 +158,7 @@ def fold(
         threads,
     )
     with _naming(source):
-        document = Document.open(source)
+        document = Document.open(source, follow_links=follow_links)
         report = rewrite(document, chosen, command="fold", progress=progress)
     result = FoldResult(report, None, document)
     finish = Finish(

@@ -3,23 +3,19 @@
 import contextlib
 import gc
 import os
-import signal
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
-from bnfold import __version__
-from bnfold.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_INVALID, BnfoldError, UsageError
+from bnfold import __version__, errors, interrupts
+from bnfold.errors import BnfoldError, UsageError, WrittenInterrupt
 from bnfold.options import SOURCES
 from bnfold.terminal import Show, drop_stdout, progress
 from bnfold.text import printable
-
-if TYPE_CHECKING:
-    pass
 
 EXIT_CODES = """
 \b
@@ -75,6 +71,8 @@ def _verify_options(command: F) -> F:
 
 def _fold_options(command: F) -> F:
     for option in (
+        click.option("--follow-links", is_flag=True,
+                     help="Read external data through links, as in Hugging Face's cache; for folders you trust."),
         click.option("--exclude", multiple=True, metavar="PATTERN",
                      help="Leave sites whose node or output name matches, such as '*/head/*'. Repeatable."),
         click.option("--only", multiple=True, metavar="PATTERN",
@@ -121,9 +119,10 @@ def fold_command(
     if output is None and not in_place:
         output = _default_output(model)
     _check_reports(reports, model, output)
-    from bnfold import api
-    from bnfold.errors import NotVerified, VerificationFailed
-    from bnfold.verify.feeds import parse_dim, parse_shape
+    with interrupts.held_back():  # extension modules make other errors of a Ctrl-C while they are imported
+        from bnfold import api
+        from bnfold.errors import NotVerified, VerificationFailed
+        from bnfold.verify.feeds import parse_dim, parse_shape
 
     show = Show(format_, reports, verbose=verbose, quiet=quiet)
     try:
@@ -141,7 +140,7 @@ def fold_command(
     try:
         show(result.report)
     except KeyboardInterrupt:
-        raise click.exceptions.Exit(_fail("interrupted; the model was written", EXIT_INTERRUPTED)) from None
+        raise (WrittenInterrupt if result.report.output else KeyboardInterrupt) from None
 
 
 @cli.command("inspect", epilog=EXIT_CODES)
@@ -156,7 +155,8 @@ def inspect_command(
     Writes nothing.
     """
     _check_reports(reports, model)
-    from bnfold import api
+    with interrupts.held_back():
+        from bnfold import api
 
     Show(format_, reports, verbose=verbose, quiet=quiet)(api.inspect(model, **choices).report)
 
@@ -180,13 +180,16 @@ def _check_reports(reports: tuple[Path, ...], *models: Path | None) -> None:
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Entry point: runs the command and turns every ending into its exit code; no traceback reaches a user."""
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupts.listen()
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # names in a model may be in any script, the terminal's may be another
             stream.reconfigure(errors="backslashreplace")
     gc.disable()  # one command, one process: collecting while a large graph is walked takes time and frees nothing
-    code = _run(argv)
+    try:
+        code = _run(argv)
+    except KeyboardInterrupt:  # while another ending was being told
+        code = errors.EXIT_INTERRUPTED
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -208,27 +211,28 @@ def _run(argv: list[str] | None) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except BnfoldError as error:
-        return _fail(str(error), error.exit_code)
+        return _interrupted() if interrupts.came() else _fail(str(error), error.exit_code)
     except click.ClickException as error:
         error.show(sys.stderr)
-        return EXIT_INVALID
-    except KeyboardInterrupt:
-        return _fail("interrupted; nothing was written", EXIT_INTERRUPTED)
+        return errors.EXIT_INVALID
+    except KeyboardInterrupt as interrupt:
+        return _interrupted(written=isinstance(interrupt, WrittenInterrupt))
     except BrokenPipeError:
         drop_stdout()
     except Exception as error:  # noqa: BLE001 - the last resort: say so, and how to report it
-        return _fail("out of memory", EXIT_INVALID) if isinstance(error, MemoryError) else _bug(error)
-    return EXIT_DONE
-
-
-def _terminate(_signal: int, _frame: Any) -> None:
-    """SIGTERM ends the work the way Ctrl-C does, so that what was written is taken back."""
-    raise KeyboardInterrupt
+        if interrupts.came():
+            return _interrupted()
+        return _fail("out of memory", errors.EXIT_INVALID) if isinstance(error, MemoryError) else _bug(error)
+    return errors.EXIT_DONE
 
 
 def _fail(message: str, code: int) -> int:
     click.echo(f"bnfold: error: {message}", err=True)
     return code
+
+
+def _interrupted(*, written: bool = False) -> int:
+    return _fail(f"interrupted; {'the model' if written else 'nothing'} was written", errors.EXIT_INTERRUPTED)
 
 
 def _bug(error: Exception) -> int:
@@ -237,5 +241,5 @@ def _bug(error: Exception) -> int:
     return _fail(
         f"this is a bug in bnfold, please report it: {type(error).__name__}: {printable(str(error), 500)} "
         "(BNFOLD_DEBUG=1 shows where)",
-        EXIT_BUG,
+        errors.EXIT_BUG,
     )

@@ -5,16 +5,17 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
-from bnfold.errors import InvalidModelError, OutputError
-from bnfold.external import all_tensors, external_range
+from bnfold.errors import InvalidModelError, OutputError, TooLargeError
+from bnfold.external import TrustedFolder, all_tensors, external_range
 from bnfold.nodes import ONNX_DOMAINS, check_text
 from bnfold.tensors import RawBytes, Tensor, is_external, write_into
 from bnfold.text import printable, size
 from bnfold.wire import Piece, lift, splice
 
 PROTOBUF_LIMIT = 2**31 - 1
+_SAYS_EXTERNAL = bytes([14 << 3, TensorProto.EXTERNAL])  # TensorProto.data_location, as it stands in a file
 LIFT_FROM = 2**24  # bytes; below, walking the file costs more than it saves
 
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
@@ -36,7 +37,8 @@ class Document:
     Attributes:
         proto: the model. Edits are made here and nowhere else.
         path: the file it was read from; None for a model given in memory.
-        folder: where external data is looked for; None for a model given in memory.
+        folder: where external data is looked for; None for a model given in memory. Links there are followed if it
+            is a `TrustedFolder`.
         changed: new numbers of initializers, by name, that are not in `proto` but put in when it is written.
         lifted: the same for numbers that were left where they are in the file's bytes.
         data_files: the files that hold external data, relative to `folder`.
@@ -49,10 +51,11 @@ class Document:
         lifted: dict[int, memoryview] | None = None,
         *,
         external: bool = True,
+        follow_links: bool = False,
     ) -> None:
         self.proto = proto
         self.path = path
-        self.folder = path.parent if path else None
+        self.folder = None if path is None else TrustedFolder(path.parent) if follow_links else path.parent
         self.changed: dict[str, Tensor] = {}
         self._identity: tuple[int, ...] = ()
         _check_header(proto)
@@ -63,8 +66,8 @@ class Document:
             self.data_files = {external_range(tensor, self.folder).location for tensor in tensors}
 
     @classmethod
-    def open(cls, source: "str | Path | ModelProto") -> "Document":
-        """Read a file, or take a copy of a ModelProto.
+    def open(cls, source: "str | Path | ModelProto", *, follow_links: bool = False) -> "Document":
+        """Read a file, or take a copy of a ModelProto. `follow_links`: also where its external data is a link.
 
         Raises:
             InvalidModelError: it cannot be read, is not ONNX, or breaks a rule of the spec.
@@ -77,8 +80,11 @@ class Document:
         identity = _identity(path)
         data = _read(path)
         skeleton, lifted = (lift(data) if len(data) >= LIFT_FROM else None) or (data, {})
-        # External data is named by the key "location". Looking for that is faster than looking at every tensor.
-        document = cls(_parse(skeleton), path, lifted, external=b"location" in skeleton)
+        # External data is named by the key "location". Looking for that is faster than looking at every tensor;
+        # so is looking for the field that says EXTERNAL, for tensors that say so and name nothing.
+        proto = _parse(skeleton)
+        external = b"location" in skeleton or (_SAYS_EXTERNAL in skeleton and _says_external(proto))
+        document = cls(proto, path, lifted, external=external, follow_links=follow_links)
         document._identity = identity
         return document
 
@@ -90,6 +96,10 @@ class Document:
         """
         if self.path is not None and _identity(self.path) != self._identity:
             raise OutputError(f"{printable(str(self.path))} was changed by somebody else meanwhile; it is kept")
+
+    def data_paths(self) -> list[Path]:
+        """The files that hold external data."""
+        return [] if self.folder is None else [Path(self.folder) / name for name in self.data_files]
 
     def inlined(self) -> ModelProto:
         """A copy of the model that holds its numbers; unchanged external data stays where it is."""
@@ -106,7 +116,7 @@ class Document:
         """The model's bytes, in pieces to write one after the other: the same for the same model.
 
         Raises:
-            OutputError: it is over the 2 GiB that a protobuf can hold.
+            TooLargeError: it is over the 2 GiB that a protobuf can hold.
         """
         numbers: dict[int, Piece] = {}
         if self.changed or self.lifted:
@@ -121,20 +131,27 @@ class Document:
         pieces = splice(serialise(self.proto), numbers)
         total = sum(map(len, pieces))
         if total > PROTOBUF_LIMIT:
-            raise OutputError(f"the folded model would have {size(total)}; a protobuf file ends at 2 GiB")
+            raise TooLargeError(f"the folded model would have {size(total)}; a protobuf file ends at 2 GiB")
         return pieces
+
+
+def _says_external(proto: ModelProto) -> bool:
+    """Whether an initializer or a Constant node says that its numbers lie in another file."""
+    constants = (node for node in proto.graph.node if node.op_type == "Constant")
+    held = (attribute.t for node in constants for attribute in node.attribute)
+    return any(map(is_external, proto.graph.initializer)) or any(map(is_external, held))
 
 
 def serialise(proto: ModelProto) -> bytes:
     """The model's bytes, the same for the same model.
 
     Raises:
-        OutputError: it is over the 2 GiB that a protobuf can hold.
+        TooLargeError: it is over the 2 GiB that a protobuf can hold.
     """
     try:
         return bytes(proto.SerializeToString(deterministic=True))
     except (EncodeError, ValueError) as error:
-        raise OutputError(f"the model does not fit into one protobuf file of 2 GiB: {error}") from None
+        raise TooLargeError(f"the model does not fit into one protobuf file of 2 GiB: {error}") from None
 
 
 def _identity(path: Path) -> tuple[int, ...]:

@@ -40,6 +40,10 @@ class OutputError(BnfoldError):
     """The output cannot be written where it was asked for."""
 
 
+class TooLargeError(OutputError):
+    """The model does not fit into one protobuf of 2 GiB."""
+
+
 class UsageError(BnfoldError):
     """An argument that makes no sense: an unknown provider, a shape that does not parse."""
 
@@ -62,3 +66,7 @@ class NotVerified(_ResultError):
     """The outputs could not be compared: a runtime, provider or operator is missing, or inconclusive."""
 
     exit_code = EXIT_UNVERIFIED
+
+
+class WrittenInterrupt(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM came when the model was in its place already."""

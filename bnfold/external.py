@@ -2,7 +2,8 @@
 
 A model may keep tensors in files beside it (ONNX ExternalData.md): `location` relative to the model's folder,
 `offset` and `length` in bytes. A location is text from a file we did not write, so it may only name a plain
-file inside that folder: not absolute, no "..", no symbolic or hard link, no device.
+file inside that folder: not absolute, no "..", no symbolic or hard link, no device. In a `TrustedFolder` links are
+followed, as the layout of Hugging Face's cache needs it.
 """
 
 import os
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
@@ -19,6 +21,21 @@ from bnfold.text import printable
 
 _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128,
          16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2}  # fmt: skip
+
+
+_WITHOUT_TENSORS = frozenset([
+    AttributeProto.FLOAT, AttributeProto.INT, AttributeProto.STRING, AttributeProto.FLOATS, AttributeProto.INTS,
+    AttributeProto.STRINGS, AttributeProto.TYPE_PROTO, AttributeProto.TYPE_PROTOS,
+])  # fmt: skip
+if TYPE_CHECKING:
+    _Path = Path
+else:
+    _Path = type(Path())  # before Python 3.12, only the platform's own class can be derived from
+_TRUST = "put the real file beside the model, or trust the folder (--follow-links)"
+
+
+class TrustedFolder(_Path):
+    """A model's folder whose links are followed. Trust belongs to a folder, so it goes wherever the folder goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,27 +85,43 @@ def read_external(tensor: TensorProto, folder: Path | None) -> bytes:
 
 def _plain_file(folder: Path, location: str, where: str) -> tuple[Path, int]:
     shown = printable(location)
+    trusted = isinstance(folder, TrustedFolder)
+    path = folder
+    for part in _parts(location, where):
+        path = path / part
+        try:
+            info = path.stat() if trusted else path.lstat()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise InvalidModelError(f"{where}: cannot read {shown!r} beside the model: {reason}") from None
+        if stat.S_ISLNK(info.st_mode):
+            raise UnsafePathError(f"{where}: {shown!r} is a symbolic link; {_TRUST}")
+    if not stat.S_ISREG(info.st_mode):
+        raise UnsafePathError(f"{where}: {shown!r} is not a plain file; refusing to read it")
+    if info.st_nlink > 1 and not trusted:
+        raise UnsafePathError(f"{where}: {shown!r} is a hard link; {_TRUST}")
+    return path, info.st_size
+
+
+def _parts(location: str, where: str) -> tuple[str, ...]:
+    """The names on the way to the file, from the model's folder on; there is at least one."""
     parts = PurePosixPath(location).parts
     windows = PureWindowsPath(location)
     if not parts or "\0" in location:
         raise InvalidModelError(f"{where}: the location is {'empty' if not parts else 'not a file name'}")
     if location.startswith("/") or windows.drive or windows.root or ".." in (*parts, *windows.parts):
+        shown = printable(location)
         raise UnsafePathError(f"{where}: {shown!r} leads out of the model's folder; refusing to read it")
-    path = folder
-    for part in parts:
-        path = path / part
-        try:
-            info = path.lstat()
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise InvalidModelError(f"{where}: cannot read {shown!r} beside the model: {reason}") from None
-        if stat.S_ISLNK(info.st_mode):
-            raise UnsafePathError(f"{where}: {shown!r} is a symbolic link; put the real file beside the model")
-    if not stat.S_ISREG(info.st_mode):
-        raise UnsafePathError(f"{where}: {shown!r} is not a plain file; refusing to read it")
-    if info.st_nlink > 1:
-        raise UnsafePathError(f"{where}: {shown!r} is a hard link; put a copy beside the model")
-    return path, info.st_size
+    return parts
+
+
+def is_plain_inside(folder: Path, location: str) -> bool:
+    """Whether `location` is a plain file inside `folder`, with one name and no link on the way."""
+    try:
+        _plain_file(Path(folder), location, "")
+    except InvalidModelError:
+        return False
+    return True
 
 
 def _number(text: str, where: str) -> int:
@@ -108,6 +141,7 @@ def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
     """Every TensorProto of the model: initializers and attributes, nested graphs and functions included."""
     yield from _graph_tensors(model.graph)
     for function in model.functions:
+        yield from _attribute_tensors(function.attribute_proto)
         yield from _node_tensors(function.node)
     for info in model.training_info:
         yield from _graph_tensors(info.initialization)
@@ -128,20 +162,27 @@ def _sparse_tensors(tensors: Iterable[SparseTensorProto]) -> Iterator[TensorProt
 
 def _node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
     for node in nodes:
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.TENSOR:
-                yield attribute.t
-            elif attribute.type == AttributeProto.GRAPH:
-                yield from _graph_tensors(attribute.g)
-            elif attribute.type in (
-                AttributeProto.TENSORS,
-                AttributeProto.GRAPHS,
-                AttributeProto.SPARSE_TENSOR,
-            ):
-                yield from attribute.tensors
-                yield from _sparse_tensors([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else [])
-                for graph in attribute.graphs:
-                    yield from _graph_tensors(graph)
+        yield from _attribute_tensors(node.attribute)
+
+
+def _attribute_tensors(attributes: Iterable[AttributeProto]) -> Iterator[TensorProto]:
+    for attribute in attributes:
+        if attribute.type not in _WITHOUT_TENSORS:
+            yield from _held_tensors(attribute)
+
+
+def _held_tensors(attribute: AttributeProto) -> Iterator[TensorProto]:
+    """By the fields that are there: what an attribute of no type holds is read by some as well."""
+    if attribute.HasField("t"):
+        yield attribute.t
+    if attribute.HasField("g"):
+        yield from _graph_tensors(attribute.g)
+    if attribute.HasField("sparse_tensor"):
+        yield from _sparse_tensors([attribute.sparse_tensor])
+    yield from attribute.tensors
+    yield from _sparse_tensors(attribute.sparse_tensors)
+    for graph in attribute.graphs:
+        yield from _graph_tensors(graph)
 
 
 def copy_range(source: ExternalRange, target: int) -> None:

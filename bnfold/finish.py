@@ -1,19 +1,40 @@
 """The last stages of a fold: write a temporary file, verify it, put it in its place, say so."""
 
+import contextlib
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnx import ModelProto
 
+from bnfold.cleanup import unneeded_data
 from bnfold.document import serialise
-from bnfold.errors import NotVerified, VerificationFailed
+from bnfold.errors import NotVerified, TooLargeError, VerificationFailed
 from bnfold.output import staged
+from bnfold.relocated import Relocated, relocated
 from bnfold.results import FoldResult
 from bnfold.rewrite import Progress
+from bnfold.staging import Staged, cannot_write
+from bnfold.text import plural
 from bnfold.verify import VerifyOptions
 from bnfold.wire import made
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder of our own, in the system's place for such.
+
+    Raises:
+        OutputError: there is none that can be written to.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="bnfold-")
+    except OSError as error:
+        raise cannot_write(Path(tempfile.gettempdir()), error) from None
+    with folder as name:
+        yield Path(name)
 
 
 @dataclass(slots=True)
@@ -33,44 +54,54 @@ class Finish:
         if target is None or in_place:
             self._say("nothing to fold, the model is untouched", None, 0)
             return
-        with staged(self.result._document, target, unchanged=True) as stage:  # noqa: SLF001 - it fills that result
-            stage.commit(replace=self.replace)
+        document = self.result._document  # noqa: SLF001 - it fills that result
+        with staged(document, target, unchanged=True) as stage:
+            stage.commit(replace=self.replace, old=lambda: unneeded_data(target, document.data_paths()))
         self._say("nothing to fold, copied byte for byte", target, self.result.report.before.bytes)
+        self._say_of_files(stage)
 
     def write(self, target: Path, *, verify: bool) -> None:
         """Write to a temporary file, verify that file, and only then put it in its place."""
-        with staged(self.result._document, target, unchanged=False) as stage:  # noqa: SLF001 - it fills that result
+        document = self.result._document  # noqa: SLF001 - it fills that result
+        with staged(document, target, unchanged=False) as stage:
             if verify:
-                self._verify(self.source, stage.path)
-            written, used = stage.bytes, {path.name for path in stage.data}
+                self._verify(stage.path)
             if target == self.source:
-                self.result._document.check_unchanged()  # noqa: SLF001 - it fills that result
-            stage.commit(replace=self.replace)
+                old = frozenset(document.data_files)
+                stage.commit(replace=True, check=document.check_unchanged, old=lambda: old)
+                stage.adopt()
+            else:
+                stage.commit(replace=self.replace, old=lambda: unneeded_data(target, document.data_paths()))
+            written = stage.bytes
         self._say("written", target, written)
-        if target == self.source:
-            old = tuple(sorted(self.result._document.data_files - used))  # noqa: SLF001 - it fills that result
-            self.result.report = replace(self.result.report, superseded=old)
+        self._say_of_files(stage)
+
+    def _say_of_files(self, stage: Staged) -> None:
+        """What became of old data, and of a model that is too large for one file."""
+        notes: tuple[str, ...] = ()
+        if stage.outgrown:
+            moved = plural(stage.outgrown, "tensor")
+            notes = (f"one file ends at 2 GiB: {moved} went into external data, {stage.data[0].name}",)
+        report = self.result.report
+        self.result.report = replace(report, superseded=stage.superseded, removed=stage.removed, notes=notes)
 
     def keep_in_memory(self, *, verify: bool) -> None:
-        """No output: verify from memory, or from a temporary folder where there is external data."""
+        """No output: verify from memory, or from a temporary folder where the model is more than one file."""
         self._say("folded in memory", None, 0)
         if not verify:
             return
         document = self.result._document  # noqa: SLF001 - it fills that result
         if not document.data_files:
-            self._verify(self.source, b"".join(map(made, document.pieces())))
-            return
-        with (
-            tempfile.TemporaryDirectory(prefix="bnfold-") as folder,
-            staged(document, Path(folder) / "model.onnx", unchanged=False) as stage,
-        ):
-            self._verify(self.source, stage.path)
+            with contextlib.suppress(TooLargeError):
+                self._verify(b"".join(map(made, document.pieces())))
+                return
+        with _temporary_folder() as folder, staged(document, folder / "model.onnx", unchanged=False) as stage:
+            self._verify(stage.path)
 
-    def _verify(self, source: Path | ModelProto, folded: Path | bytes) -> None:
+    def _verify(self, folded: Path | bytes) -> None:
         from bnfold.verify.judge import verify_pair
 
-        original = serialise(source) if isinstance(source, ModelProto) else source
-        verification = verify_pair(original, folded, self.options, self.progress)
+        verification = verify_pair(self._original(), folded, self.options, self.progress)
         self.result.verification = verification
         self.result.report = replace(self.result.report, verification=verification)
         if verification.verdict == "different":
@@ -79,6 +110,11 @@ class Finish:
         if not verification and not self.allow_unverified:
             self._say("not verified, nothing written", None, 0)
             raise NotVerified(f"could not verify: {verification.reason}", self.result)
+
+    def _original(self) -> Path | bytes | Relocated:
+        if isinstance(self.source, ModelProto):
+            return serialise(self.source)
+        return relocated(self.source, self.result._document.data_files)  # noqa: SLF001 - it fills that result
 
     def _say(self, status: str, output: Path | None, size: int) -> None:
         report = self.result.report

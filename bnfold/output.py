@@ -7,19 +7,20 @@ folder. The files that were there are never written to (see `staging`).
 import contextlib
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from onnx import StringStringEntryProto, TensorProto
+from onnx import TensorProto
 
+from bnfold.datafile import DataFile, too_large_inside
 from bnfold.document import Document
-from bnfold.errors import OutputError
-from bnfold.external import ExternalRange, all_tensors, copy_range, external_range, write_all
-from bnfold.staging import Staged, cannot_write, keep_mode
-from bnfold.tensors import RawBytes, Tensor, is_external
+from bnfold.errors import OutputError, TooLargeError, WrittenInterrupt
+from bnfold.external import ExternalRange, TrustedFolder, all_tensors, copy_range, write_all
+from bnfold.fileops import keep_mode
+from bnfold.staging import NewData, Staged, cannot_write, name_for
+from bnfold.tensors import is_external
 from bnfold.text import printable
-from bnfold.wire import made
-
-ALIGNMENT = 4096  # external tensors start on pages, so that runtimes can map them
+from bnfold.wire import Piece, made
 
 
 @contextlib.contextmanager
@@ -30,6 +31,7 @@ def staged(document: Document, target: Path, *, unchanged: bool) -> Iterator[Sta
 
     Raises:
         OutputError: the target is one of the model's own data files, or its folder is missing, not writable, full.
+        WrittenInterrupt: Ctrl-C came after the model was put in its place.
     """
     stage = Staged(target)
     try:
@@ -41,8 +43,11 @@ def staged(document: Document, target: Path, *, unchanged: bool) -> Iterator[Sta
                 _write_model(document, stage)
         except OSError as error:
             raise cannot_write(target, error) from None
-        stage.finish()
         yield stage
+    except KeyboardInterrupt:
+        if stage.is_committed():
+            raise WrittenInterrupt from None
+        raise
     finally:
         stage.rollback()
 
@@ -57,88 +62,102 @@ def _check_own_data(document: Document, target: Path) -> None:
 
 def _copy_model(document: Document, source: Path, stage: Staged) -> None:
     if not source.parent.samefile(stage.target.parent):
-        for location in sorted(document.data_files):
-            _copy_data(source.parent, location, stage)
+        for number, location in enumerate(sorted(document.data_files)):
+            _copy_data(source.parent, location, stage, number)
+    elif isinstance(document.folder, TrustedFolder):
+        _refuse_links(source.parent, document, stage.target)
     with stage.new_file(stage.path) as descriptor:
         keep_mode(descriptor, stage.target)
         copy_range(ExternalRange(source.name, source, 0, source.stat().st_size), descriptor)
 
 
-def _copy_data(folder: Path, location: str, stage: Staged) -> None:
+def _refuse_links(folder: Path, document: Document, target: Path) -> None:
+    """A byte copy names the data as the original does; beside a link to it, no runtime would load that."""
+    for location in sorted(document.data_files):
+        if (folder / location).resolve() != folder.resolve() / location:
+            raise OutputError(
+                f"nothing folds, and {printable(str(target))} would be a copy that reads {printable(location)} "
+                "through a link; choose another folder, which gets copies of the data too"
+            )
+
+
+def _copy_data(folder: Path, location: str, stage: Staged, number: int) -> None:
     original, copy = folder / location, stage.target.parent / location
     for parent in (copy, *copy.parents[: len(Path(location).parts) - 1]):
         if parent.is_symlink():
             raise OutputError(f"{printable(str(parent))} is a symbolic link; choose another folder")
-    stage.new_folders(copy.parent)
-    temporary = stage.temporary()
+    temporary = stage.temporary(f".{number}.data")
     with stage.new_file(temporary) as descriptor:
         copy_range(ExternalRange(location, original, 0, original.stat().st_size), descriptor)
-    if not stage.settle(temporary, copy):
-        raise OutputError(f"{printable(str(copy))} exists and holds other data, or is a link; choose another folder")
+    stage.new_data.append(NewData(temporary, lambda: [copy]))
 
 
 def _write_model(document: Document, stage: Staged) -> None:
-    tensors = [t for t in all_tensors(document.proto) if is_external(t)] if document.data_files else []
-    fields = [list(tensor.external_data) for tensor in tensors]
+    outside = [t for t in all_tensors(document.proto) if is_external(t)] if document.data_files else []
     try:
-        if tensors:
-            _write_data(document, stage, tensors)
-        pieces = document.pieces()
-    finally:  # the document keeps saying where its own data lies, so that it can be written again
-        for tensor, entries in zip(tensors, fields, strict=True):
-            del tensor.external_data[:]
-            tensor.external_data.extend(entries)
-    with stage.new_file(stage.path) as descriptor:
-        keep_mode(descriptor, stage.target)
-        for piece in pieces:
-            write_all(descriptor, made(piece))
+        writing = _Writing.plan(document, outside, stage)
+    except TooLargeError:
+        large = too_large_inside(document)
+        writing = _Writing.plan(document, [*outside, *large], stage)
+        stage.outgrown = len(large)
+    writing.write()
 
 
-def _write_data(document: Document, stage: Staged, tensors: list[TensorProto]) -> None:
-    """All external tensors into one new file; their fields then name it."""
-    changed = {t.name: t for t in document.proto.graph.initializer if t.name in document.changed}
-    temporary = stage.temporary()
-    places: list[tuple[int, int]] = []
-    with stage.new_file(temporary) as descriptor:
-        position = 0
-        for tensor in tensors:
-            gap = -position % ALIGNMENT
-            write_all(descriptor, bytes(gap))
-            start = position + gap
-            new = document.changed[tensor.name] if changed.get(tensor.name) is tensor else None
-            position = start + _write_tensor(tensor, new, document.folder, descriptor)
-            places.append((start, position - start))
-    location = _settle_data(stage, temporary)
-    for tensor, (offset, length) in zip(tensors, places, strict=True):
-        _point(tensor, location, offset, length)
+@dataclass(slots=True)
+class _Writing:
+    """A model on its way into files: the pieces of an .onnx, and what goes into a data file beside it."""
 
+    document: Document
+    files: Staged
+    data: DataFile
+    pieces: list[Piece]
+    digest: str = ""
 
-def _write_tensor(tensor: TensorProto, new: Tensor | None, folder: Path | None, descriptor: int) -> int:
-    if new is not None:
-        data = RawBytes(new)
-        write_all(descriptor, data.buffer())
-        return len(data)
-    where = external_range(tensor, folder)
-    copy_range(where, descriptor)
-    return where.length
+    @classmethod
+    def plan(cls, document: Document, outside: list[TensorProto], stage: Staged) -> "_Writing":
+        """Find out whether it can be written.
 
+        Raises:
+            TooLargeError: the .onnx would be over the 2 GiB of a protobuf, with the tensors `outside` in a data file.
+        """
+        data = DataFile.plan(document, outside)
+        with data.named(stage.temporary(".data").name, ""):
+            return cls(document, stage, data, document.pieces())
 
-def _settle_data(stage: Staged, temporary: Path) -> str:
-    """Give the data file its final name: <target>.data, or with a digest where that is taken."""
-    name = f"{stage.target.name}.data"
-    if stage.settle(temporary, stage.target.with_name(name)):
-        return name
-    with temporary.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    name = f"{stage.target.name}.{digest}.data"
-    if stage.settle(temporary, stage.target.with_name(name)):
-        return name
-    raise OutputError(f"{printable(name)} exists and holds other data; remove it, or choose another output")
+    def write(self) -> None:
+        """Write both under temporary names, and say how the .onnx gets written for the final name of the data."""
+        if self.data.tensors:
+            temporary = self.files.temporary(".data")
+            with self.files.new_file(temporary) as descriptor:
+                keep_mode(descriptor, self.files.target, *self._own_data())
+                self.data.write(descriptor)
+            self.digest = self.data.digest(temporary)
+            self.files.new_data.append(NewData(temporary, lambda: self._places(temporary)))
+            self.files.rewrite = lambda path, places: self._write_onnx(path, places[0].name)
+            self.files.adopt = lambda: self.data.adopt(self.document, self.files.data[0].name, self.digest)
+            self._write_onnx(self.files.path, temporary.name)
+        else:
+            self._write_pieces(self.files.path)
 
+    def _own_data(self) -> list[Path]:
+        """The data files of the model that is replaced by itself: they may be more private than it is."""
+        return self.document.data_paths() if self.document.path == self.files.target else []
 
-def _point(tensor: TensorProto, location: str, offset: int, length: int) -> None:
-    tensor.ClearField("external_data")
-    tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
-        tensor.external_data.append(StringStringEntryProto(key=key, value=value))
+    def _places(self, temporary: Path) -> Iterator[Path]:
+        """<target>.data, or with a digest where that is taken."""
+        name = name_for(self.files.target, ending=len(".0123456789ab.data"))
+        yield self.files.target.with_name(f"{name}.data")
+        with temporary.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+        yield self.files.target.with_name(f"{name}.{digest}.data")
+
+    def _write_onnx(self, path: Path, location: str) -> None:
+        with self.data.named(location, self.digest):
+            self.pieces = self.document.pieces()
+            self._write_pieces(path)
+
+    def _write_pieces(self, path: Path) -> None:
+        with self.files.new_file(path) as descriptor:
+            keep_mode(descriptor, self.files.target)
+            for piece in self.pieces:
+                write_all(descriptor, made(piece))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
+from bnfold.cleanup import unneeded_data
 from bnfold.document import Document
 from bnfold.output import staged
 from bnfold.report import Report, SiteReport
@@ -57,13 +58,16 @@ class FoldResult:
     def save(self, path: "str | PathLike[str]", *, force: bool = False) -> None:
         """Write the folded model; external data goes into one new file beside it.
 
+        With `force`, data of the model that is replaced is removed where nothing else names it.
+
         Raises:
             OutputError: the path exists and `force` is off, or it cannot be written.
         """
         target = Path(path)
         check_target(target, force=force)
-        with staged(self._document, target, unchanged=not self.folded) as stage:
-            stage.commit(replace=force)
+        document = self._document
+        with staged(document, target, unchanged=not self.folded) as stage:
+            stage.commit(replace=force, old=lambda: unneeded_data(target, document.data_paths()))
 
 
 @dataclass(frozen=True, slots=True)

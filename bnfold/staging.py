@@ -1,25 +1,45 @@
 """Files that are written but not yet in their place, so that the file that was there is safe.
 
-Everything is first written under fresh names in the target's folder; the rename of the .onnx over the target is
-the one commit point. Whatever ends the work before it, Ctrl-C and a full disk included, takes back what was
-written. A process that is killed (SIGKILL) may leave a `.<name>.<hex>.bnfold-tmp` file and, with external data, a
-data file that no model refers to; nothing else is changed.
+Everything is first written under temporary names in the target's folder, and the model that is verified refers to
+those. At `commit` new external data gets its final name, which is never that of a file with other content; then the
+.onnx, which names it, is renamed over the target: the one commit point. Whatever ends the work before it, Ctrl-C
+and a full disk included, takes back what was written. A process that is killed (SIGKILL) may leave files called
+`.<name>.<hex>.bnfold-tmp...`, and between the last two renames a data file that no model refers to.
 """
 
 import contextlib
-import errno
-import filecmp
 import os
 import secrets
-import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from pathlib import Path
 
+from bnfold.cleanup import remove_unused
 from bnfold.errors import OutputError
+from bnfold.fileops import holds_the_same, rename_to_fresh, sync_folder
+from bnfold.interrupts import held_back, stop_if_one_came
+from bnfold.locking import alone_in
 from bnfold.text import printable
 
 LONGEST_NAME = 255  # bytes, on every file system in use
-_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
+
+
+@dataclass(frozen=True, slots=True)
+class NewData:
+    """A data file under its temporary name.
+
+    Attributes:
+        temporary: where it is.
+        places: where it may go, the first that is free; made when asked for.
+    """
+
+    temporary: Path
+    places: Callable[[], Iterable[Path]]
+
+
+def _nothing() -> None:
+    """There is nothing to do."""
 
 
 class Staged:
@@ -28,46 +48,40 @@ class Staged:
     Attributes:
         path: the temporary .onnx; complete and loadable after `finish`, external data included.
         target: where `commit` will put it.
-        data: the files of external data that belong to it, whether written now or found to be there already.
+        new_data: the data files that belong to it, under temporary names.
+        data: the same under their final names, after `commit`.
+        rewrite: writes the .onnx once more, to a new file, for data with the final names given; None where the
+            temporary .onnx names them already.
+        adopt: lets the model in memory read its external data from the new files, after `commit`.
+        outgrown: how many tensors had to leave the .onnx, because it would not hold them.
+        removed, superseded: data of the model that was replaced, after `commit`: what was removed, as nothing else
+            names it, and what was kept.
     """
 
     def __init__(self, target: Path) -> None:
         self.target = target
-        self.path = self.temporary()
+        self._prefix = f".{name_for(target, ending=24)}.{secrets.token_hex(4)}.bnfold-tmp"
+        self.path = self.temporary("")
+        self.new_data: list[NewData] = []
         self.data: list[Path] = []
+        self.rewrite: Callable[[Path, list[Path]], None] | None = None
+        self.adopt: Callable[[], None] = _nothing
+        self.outgrown = 0
+        self.removed: tuple[str, ...] = ()
+        self.superseded: tuple[str, ...] = ()
         self._created: dict[Path, int | None] = {}  # with the inode, once the file may be another's by then
         self._folders: list[Path] = []
-        self._inode: int | None = None  # of the temporary .onnx, once everything is written
-
-    def finish(self) -> None:
-        """Say that everything is written."""
-        self._inode = self.path.stat().st_ino
-
-    def commit(self, *, replace: bool) -> None:
-        """Put the model in its place: the one moment at which the target changes.
-
-        Raises:
-            OutputError: the target cannot be replaced; or it came into being meanwhile, and `replace` is off.
-        """
-        try:
-            if replace:
-                self.path.replace(self.target)
-            elif not _rename_to_fresh(self.path, self.target):
-                raise OutputError(f"{printable(str(self.target))} was made by somebody else meanwhile; it is kept")
-        except OSError as error:
-            raise cannot_write(self.target, error) from None
-        sync_folder(self.target.parent)
+        self._last = self.path  # what is renamed to the target
+        self._inode: int | None = None  # of that, once it is about to happen
 
     @property
     def bytes(self) -> int:
-        """The size of the model on disk, external data included."""
-        return sum(path.stat().st_size for path in (self.path, *self.data))
+        """The size of the model on disk, external data included. After `commit`."""
+        return sum(path.stat().st_size for path in (self.target, *self.data))
 
-    def temporary(self) -> Path:
-        """A fresh name in the target's folder."""
-        ending = f".{secrets.token_hex(4)}.bnfold-tmp"
-        name = os.fsencode(self.target.name)[: LONGEST_NAME - len(ending) - 1]
-        return self.target.with_name(f".{os.fsdecode(name)}{ending}")
+    def temporary(self, ending: str) -> Path:
+        """A temporary name in the target's folder."""
+        return self.target.with_name(f"{self._prefix}{ending}")
 
     @contextlib.contextmanager
     def new_file(self, path: Path) -> Iterator[int]:
@@ -80,52 +94,114 @@ class Staged:
         finally:
             os.close(descriptor)
 
-    def new_folders(self, folder: Path) -> None:
-        """Make a folder below the target's, and remember what had to be made."""
+    def commit(
+        self,
+        *,
+        replace: bool,
+        check: Callable[[], None] = _nothing,
+        old: Callable[[], AbstractSet[str]] = frozenset,
+    ) -> None:
+        """Put the model in its place: the one moment at which the target changes.
+
+        Args:
+            replace: whether a file that is there may be replaced.
+            check: called right before; raises where the model must not be put in its place.
+            old: says the locations of the data of the model that is replaced; called before that.
+
+        Raises:
+            OutputError: the target cannot be replaced; or it came into being meanwhile, and `replace` is off.
+        """
+        stop_if_one_came()
+        try:
+            with alone_in(self.target.parent):
+                try:
+                    check()
+                    unused = old() if replace else frozenset()
+                    self._put(replace=replace)
+                    self._clean(unused)
+                finally:
+                    self.rollback()
+        except OSError as error:
+            raise cannot_write(self.target, error) from None
+
+    def _put(self, *, replace: bool) -> None:
+        if not replace and os.path.lexists(self.target):
+            raise self._came_meanwhile()
+        places = [_choose(new) for new in self.new_data]
+        self.data = places
+        if self.rewrite is not None and self.new_data:
+            self._last = self.temporary(".last")
+            self.rewrite(self._last, places)
+        self._inode = self._last.stat().st_ino
+        with held_back():  # no interrupt in the one instant at which the data has its name and the model has not
+            for new, place in zip(self.new_data, places, strict=True):
+                self._settle(new.temporary, place)
+            if replace:
+                self._last.replace(self.target)
+            elif not rename_to_fresh(self._last, self.target):
+                raise self._came_meanwhile()
+            sync_folder(self.target.parent)
+
+    def _clean(self, old: AbstractSet[str]) -> None:
+        unused = old - {path.name for path in self.data}
+        with contextlib.suppress(OSError):  # the model is in its place; what cannot be removed stays
+            self.removed = remove_unused(self.target, unused, set(self.data))
+        self.superseded = tuple(sorted(unused - {*self.removed}))
+
+    def _came_meanwhile(self) -> OutputError:
+        return OutputError(f"{printable(str(self.target))} was made by somebody else meanwhile; it is kept")
+
+    def _settle(self, source: Path, place: Path) -> None:
+        """Give new data its final name, unless the same data is there already: then that is used."""
+        self._new_folders(place.parent)
+        self._created[place] = source.stat().st_ino
+        if rename_to_fresh(source, place):
+            sync_folder(place.parent)  # the .onnx must not be there before its data, after a power cut either
+            return
+        del self._created[place]
+        if not holds_the_same(source, place):
+            raise OutputError(f"{printable(str(place))} was made by somebody else meanwhile; it is kept")
+
+    def _new_folders(self, folder: Path) -> None:
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         for path in reversed(missing):
             self._folders.append(path)
             path.mkdir(exist_ok=True)
 
-    def settle(self, source: Path, target: Path) -> bool:
-        """Give the new file `source` its final name. False where other data is there, which is never replaced.
-
-        A plain file with the same bytes is replaced by ours: it may belong to another run that is not committed
-        yet, and would take back what it made. Nobody takes back a file with another inode than his own.
-        """
-        self._created[target] = source.stat().st_ino
-        if not _rename_to_fresh(source, target):
-            del self._created[target]
-            if not _holds_the_same(source, target):
-                return False
-            source.replace(target)
-        del self._created[source]
-        self.data.append(target)
-        return True
-
     def rollback(self) -> None:
-        """Take back what was written, unless it was committed; then only a second name of it may be left."""
-        if self._is_committed():
-            with contextlib.suppress(OSError):
-                self.path.unlink(missing_ok=True)
-            return
-        for path, inode in self._created.items():
-            with contextlib.suppress(OSError):
-                if inode is None or path.lstat().st_ino == inode:
-                    path.unlink()
-        for folder in reversed(self._folders):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        """Take back what was written; once the model is in its place, only the temporary names."""
+        with held_back():
+            committed = self.is_committed()
+            for path, inode in self._created.items():
+                with contextlib.suppress(OSError):
+                    if inode is None or (not committed and path.lstat().st_ino == inode):
+                        path.unlink()
+            if not committed:
+                self._inode = None
+                for folder in reversed(self._folders):
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
 
-    def _is_committed(self) -> bool:
+    def is_committed(self) -> bool:
         """Whether the target is our file, or was: then the temporary name is gone."""
         if self._inode is None:
             return False
-        if not os.path.lexists(self.path):
+        if not os.path.lexists(self._last):
             return True
         with contextlib.suppress(OSError):
             return self.target.lstat().st_ino == self._inode
         return False
+
+
+def name_for(target: Path, *, ending: int) -> str:
+    """The target's name, for use inside other names and in locations: text without separators, not too long.
+
+    `ending` is how many bytes will be put before and behind it. Locations are UTF-8 by the spec, and a colon or
+    backslash in one leads out of the folder on Windows.
+    """
+    text = os.fsencode(target.name).decode("utf-8", "replace")
+    text = "".join(c if c.isprintable() and c not in "\\/:" else "_" for c in text)
+    return text.encode()[: LONGEST_NAME - ending].decode("utf-8", "ignore")
 
 
 def check_target(target: Path, *, force: bool) -> None:
@@ -156,42 +232,14 @@ def cannot_write(target: Path, error: OSError | ValueError) -> OutputError:
     return OutputError(f"cannot write {printable(str(target))}: {reason}; nothing was changed")
 
 
-def keep_mode(descriptor: int, target: Path) -> None:
-    """Give the new file the access rights of the file that it will replace."""
-    if target.exists() and hasattr(os, "fchmod"):
-        with contextlib.suppress(OSError):  # a file system without modes; the umask's mode stays
-            os.fchmod(descriptor, target.stat().st_mode & 0o777)
+def _choose(new: NewData) -> Path:
+    """The first place where nothing is yet, or the same data.
 
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename itself durable, where the platform lets a folder be synced."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _rename_to_fresh(source: Path, target: Path) -> bool:
-    """Rename without ever replacing a file: False where `target` exists."""
-    if os.path.lexists(target):
-        return False
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
-            raise
-        source.rename(target)  # a file system without hard links
-    else:
-        source.unlink()
-    return True
-
-
-def _holds_the_same(source: Path, target: Path) -> bool:
-    """Whether `target` is a file that a model may use as external data, with the bytes of `source`."""
-    info = target.lstat()
-    plain = stat.S_ISREG(info.st_mode) and info.st_nlink == 1
-    return plain and filecmp.cmp(source, target, shallow=False)
+    Raises:
+        OutputError: there is none.
+    """
+    place = new.temporary
+    for place in new.places():
+        if not os.path.lexists(place) or holds_the_same(new.temporary, place):
+            return place
+    raise OutputError(f"{printable(str(place))} exists and holds other data, or is a link; choose another output")

@@ -478,7 +478,8 @@ def _assert_all_or_nothing(
         return
     target = options.get("output", source)
     assert [name for name in after if "tmp" in name] == []
-    assert {k: v for k, v in before.items() if k != target.name}.items() <= after.items()
+    replaced = {target.name, "weights.bin"} if target == source else {target.name}
+    assert {k: v for k, v in before.items() if k not in replaced}.items() <= after.items()
     assert target.read_bytes() != before.get(target.name), "the target is as before, but something was left behind"
     feeds = random_feeds(proto)
     assert np.allclose(run(target, feeds)[0], run(proto, feeds)[0], rtol=1e-5, atol=1e-5)
@@ -650,7 +651,7 @@ def test_data_that_another_run_committed_is_not_taken_back(tmp_path: Path) -> No
     document = Document.open(source)
     rewrite(document, FoldOptions(), command="fold")
     with staged(document, target, unchanged=False):
-        assert (tmp_path / "out.onnx.data").exists()
+        assert len(list(tmp_path.glob(".out.onnx.*.bnfold-tmp.data"))) == 1
         bnfold.fold(source, target, verify=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.data", "m.onnx", "out.onnx", "out.onnx.data"]
     onnx.load(target)

@@ -69,7 +69,9 @@ class Report:
         before, after: the model in numbers; `after` is None for `inspect`.
         renamed: values whose contents changed and that got a new name, old to new.
         frozen: overridable initializers that were taken for constants and removed from the inputs.
-        superseded: data files of the model as it was that it no longer uses (in place).
+        superseded: data files of the model that was replaced that the new one does not use, and that were kept.
+        removed: such data files that were removed, as no other file beside them names them.
+        notes: what the user should know of the files that were written.
         verification: None where nothing was verified.
         status: in one word what the outcome is, such as "folded" or "nothing to fold".
         output: the file written; None where none was.
@@ -87,6 +89,8 @@ class Report:
     renamed: tuple[tuple[str, str], ...] = ()
     frozen: tuple[str, ...] = ()
     superseded: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     verification: Verification | None = None
     status: str = ""
     output: str | None = None

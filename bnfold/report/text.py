@@ -78,9 +78,7 @@ def _fold(console: Console, report: Report, *, boxes: bool, verbose: bool) -> No
         _line(console, f"renamed: {printable(old)} -> {printable(new)} (its contents changed)")
     if report.frozen:
         _line(console, f"no longer inputs of the model: {', '.join(map(printable, report.frozen))}", "yellow")
-    if report.superseded:
-        names = ", ".join(map(printable, report.superseded))
-        _line(console, f"no longer used by this model: {names} (remove it if nothing else needs it)", "yellow")
+    _files(console, report)
     if report.verification is None and report.folded:
         _line(console, "the outputs were not compared (verification is off)", "yellow")
     if report.verification is not None:
@@ -88,6 +86,17 @@ def _fold(console: Console, report: Report, *, boxes: bool, verbose: bool) -> No
             _line(console, *_verdict(run))
     written = f" -> {printable(report.output)}" if report.output else ""
     _line(console, f"{report.status}{written} ({report.seconds:.2f} s)", "bold")
+
+
+def _files(console: Console, report: Report) -> None:
+    for note in report.notes:
+        _line(console, f"note: {note}", "yellow")
+    if report.removed:
+        names = ", ".join(map(printable, report.removed))
+        _line(console, f"removed: {names} (data of the model that was replaced; nothing else names it)")
+    if report.superseded:
+        names = ", ".join(map(printable, report.superseded))
+        _line(console, f"no longer used by this model: {names} (remove it if nothing else needs it)", "yellow")
 
 
 def _changes(before: ModelFacts, after: ModelFacts, *, boxes: bool) -> Table:

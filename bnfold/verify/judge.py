@@ -1,7 +1,6 @@
 """Running two models on the same inputs and judging the difference."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from bnfold.rounding import FLOAT_TYPES, to_float64
@@ -11,9 +10,7 @@ from bnfold.verify.compare import OutputComparison, compare_outputs
 from bnfold.verify.feeds import ATTEMPTS, Feeds, choose_shapes, make_feeds, nudge
 from bnfold.verify.providers import CPU, REFERENCE, full_name
 from bnfold.verify.reference import ReferenceRunner, storage_type
-from bnfold.verify.runtime import CannotRunError, OrtRunner, Runner, load_graph
-
-Model = Path | bytes
+from bnfold.verify.runtime import CannotRunError, Model, OrtRunner, Runner, load_graph
 
 # How far the noise of a network may excuse a difference: this many times what a one-ulp change of its inputs
 # does to the original, and never more than NOISE_CEILING of the output's scale.

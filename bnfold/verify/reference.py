@@ -29,9 +29,10 @@ from onnx import (
 
 from bnfold.evaluate import BROADCASTING
 from bnfold.external import all_tensors
+from bnfold.relocated import Relocated
 from bnfold.rounding import FLOAT_TYPES, to_float64
 from bnfold.verify.feeds import Feeds, input_spec
-from bnfold.verify.runtime import CannotRunError
+from bnfold.verify.runtime import CannotRunError, Model
 
 _NARROW = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
@@ -46,13 +47,13 @@ class ReferenceRunner:
     provider = "reference"
     runtime = f"onnx {onnx.__version__} reference evaluator, in float64"
 
-    def __init__(self, model: Path | bytes) -> None:
+    def __init__(self, model: Model) -> None:
         from onnx.reference import ReferenceEvaluator
 
         from bnfold.verify.batchnorm import InferenceBatchNormalization, substitute
 
         try:
-            proto = onnx.load(model) if isinstance(model, Path) else onnx.load_model_from_string(model)
+            proto = _load(model)
             initializers = {tensor.name for tensor in proto.graph.initializer}
             self.inputs = [input_spec(value) for value in proto.graph.input if value.name not in initializers]
             _check_broadcasting(proto)
@@ -71,6 +72,12 @@ class ReferenceRunner:
                 return list(self._evaluator.run(None, wide))
         except Exception as error:  # noqa: BLE001 - the evaluator raises what its operators raise
             raise CannotRunError(f"the reference evaluator cannot run the model: {_short(error)}") from None
+
+
+def _load(model: Model) -> ModelProto:
+    if isinstance(model, Relocated):
+        return model.with_numbers()
+    return onnx.load(model) if isinstance(model, Path) else onnx.load_model_from_string(model)
 
 
 def _check_broadcasting(model: ModelProto) -> None:

@@ -1,16 +1,18 @@
 """Running a model in onnxruntime, with all graph optimisations off."""
 
-import contextlib
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import onnx
 
+from bnfold.interrupts import held_back
 from bnfold.nodes import ONNX_DOMAINS, nested_nodes
+from bnfold.relocated import Relocated
 from bnfold.verify.feeds import Feeds, InputSpec, input_spec
 from bnfold.verify.providers import CUDA
+
+Model = Path | bytes | Relocated
+_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 
 # ORT_DISABLE_ALL on both sides is what makes the comparison mean something: at the default level onnxruntime
 # folds the original too, and the check would compare folded with folded.
@@ -37,19 +39,6 @@ class Runner(Protocol):
         """The outputs, in the model's order. Raises CannotRunError."""
 
 
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Keep Ctrl-C waiting: onnxruntime's extension turns one that comes during its import into an ImportError."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class OrtRunner:
     """One onnxruntime session.
 
@@ -57,9 +46,9 @@ class OrtRunner:
         CannotRunError: onnxruntime or the provider is missing, or the model does not load.
     """
 
-    def __init__(self, model: Path | bytes, provider: str, threads: int | None) -> None:
+    def __init__(self, model: Model, provider: str, threads: int | None) -> None:
         try:
-            with _uninterrupted():
+            with held_back():  # its extension turns a Ctrl-C that comes meanwhile into an ImportError
                 import onnxruntime as ort
         except ImportError:
             raise CannotRunError(INSTALL) from None
@@ -83,6 +72,9 @@ class OrtRunner:
         wanted = (provider, _CUDA_OPTIONS) if provider == CUDA else provider
         try:
             source = str(model) if isinstance(model, Path) else model
+            if isinstance(model, Relocated):
+                options.add_session_config_entry(_DATA_FOLDER, str(model.folder))
+                source = model.data
             self._session = ort.InferenceSession(source, options, providers=[wanted])
         except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no base class
             raise CannotRunError(_first_line(error)) from None
@@ -102,11 +94,11 @@ class OrtRunner:
             raise CannotRunError(_first_line(error)) from None
 
 
-def load_graph(model: Path | bytes) -> onnx.ModelProto:
+def load_graph(model: Model) -> onnx.ModelProto:
     """The model, without its external data."""
     if isinstance(model, Path):
         return onnx.load(model, load_external_data=False)
-    return onnx.load_model_from_string(model)
+    return onnx.load_model_from_string(model.data if isinstance(model, Relocated) else model)
 
 
 def _kills_onnxruntime(proto: onnx.ModelProto) -> bool:
