@@ -41,8 +41,8 @@ def test_sibling_branches_may_use_the_same_names():
 
 def test_same_name_is_another_kind_of_value_in_the_other_branch():
     """`c` is a Conv's output in one branch and a model-wide Relu's in the other: it has one reader in each."""
-    text = fork(PAIR, "c = Relu(x) d = Neg(c) b = Add(c, d)")
-    check(text, "If[Conv | Relu Neg Add]")
+    text = fork(PAIR, "c = Relu(x) d = Tanh(c) b = Add(c, d)")
+    check(text, "If[Conv | Relu Tanh Add]")
 
 
 def test_sibling_weight_of_the_same_name_is_computed():
@@ -87,18 +87,18 @@ def test_sequence_map_body():
 def test_three_kinds_inside_one_another():
     """A pair in an If in a Loop in an If folds."""
     inner = fork("w = K() c = Conv(v, w) d = BN(c)", "e = Relu(v)", out="a", ends="de")
-    text = fork(loop(inner, out="f"), "b = Neg(x)", ends="fb")
-    check(text, "If[Loop[Identity If[Conv | Relu]] | Neg]")
+    text = fork(loop(inner, out="f"), "b = Tanh(x)", ends="fb")
+    check(text, "If[Loop[Identity If[Conv | Relu]] | Tanh]")
 
 
 def test_pairs_at_every_depth():
     """One pair in each of four scopes inside one another."""
     text = PAIR.replace("a =", "v0 =")
     inner = "w3 = K() c3 = Conv(v2, w3) v3 = BN(c3)"
-    inner = "w2 = K() c2 = Conv(v1, w2) v2 = BN(c2) " + fork(inner, "u3 = Neg(v2)", out="t2", ends=("v3", "u3"))
-    inner = "w1 = K() c1 = Conv(v0, w1) v1 = BN(c1) " + fork(inner, "u2 = Neg(v1)", out="t1", ends=("t2", "u2"))
-    text += fork(inner, "u1 = Neg(v0)", ends=("t1", "u1"))
-    check(text, "Conv If[Conv If[Conv If[Conv | Neg] | Neg] | Neg]", folded=4)
+    inner = "w2 = K() c2 = Conv(v1, w2) v2 = BN(c2) " + fork(inner, "u3 = Tanh(v2)", out="t2", ends=("v3", "u3"))
+    inner = "w1 = K() c1 = Conv(v0, w1) v1 = BN(c1) " + fork(inner, "u2 = Tanh(v1)", out="t1", ends=("t2", "u2"))
+    text += fork(inner, "u1 = Tanh(v0)", ends=("t1", "u1"))
+    check(text, "Conv If[Conv If[Conv If[Conv | Tanh] | Tanh] | Tanh]", folded=4)
 
 
 def test_thirty_deep():
@@ -106,7 +106,7 @@ def test_thirty_deep():
     text = "w = K() c = Conv(x, w) d30 = BN(c)"
     for depth in reversed(range(30)):
         text = fork(text, f"e{depth} = Relu(x)", out=f"d{depth}", ends=(f"d{depth + 1}", f"e{depth}"))
-    check(text + " y = Neg(d0)", "If[" * 30 + "Conv" + " | Relu]" * 30 + " Neg")
+    check(text + " y = Tanh(d0)", "If[" * 30 + "Conv" + " | Relu]" * 30 + " Tanh")
 
 
 def test_chain():
@@ -136,8 +136,8 @@ def test_sibling_in_a_branch():
 def test_concat_in_a_branch():
     """A BatchNormalization behind a Concat of an outer and an inner Conv goes into both."""
     text = "w0 = K(2,4,1,1) c0 = Conv(x, w0)"
-    text += fork("w = K(2,4,1,1) c = Conv(x, w) d = Concat <axis = 1> (c0, c) e = BN(d) a = Neg(e)", RELU)
-    check(text, "Conv If[Conv Concat Neg | Relu]")
+    text += fork("w = K(2,4,1,1) c = Conv(x, w) d = Concat <axis = 1> (c0, c) e = BN(d) a = Tanh(e)", RELU)
+    check(text, "Conv If[Conv Concat Tanh | Relu]")
 
 
 @pytest.mark.parametrize(("opset", "ir"), [(7, 3), (9, 4), (13, 7), (14, 8), (15, 8), (21, 10)])
@@ -170,31 +170,31 @@ def test_verification_runs_both_branches():
 
 def test_nested_reader_of_the_result():
     """What a branch reads of the BatchNormalization's output it reads still: the Conv's output has that name now."""
-    check("w = K() c = Conv(x, w) d = BN(c)" + fork("a = Neg(d)", "b = Relu(d)"), "Conv If[Neg | Relu]")
+    check("w = K() c = Conv(x, w) d = BN(c)" + fork("a = Tanh(d)", "b = Relu(d)"), "Conv If[Tanh | Relu]")
 
 
 def test_nested_reader_of_the_producer():
     """A branch that reads the Conv's output itself keeps the BatchNormalization beside it."""
-    text = "w = K() c = Conv(x, w) d = BN(c)" + fork("a = Neg(c)", "b = Relu(d)")
+    text = "w = K() c = Conv(x, w) d = BN(c)" + fork("a = Tanh(c)", "b = Relu(d)")
     assert "'c'" in check(text, None, "captured-by-subgraph").refused[0].message
 
 
 def test_nested_reader_two_levels_down():
     """So does one that lies deeper."""
-    deep = fork("e = Neg(c)", "f = Relu(x)", out="a", ends="ef")
+    deep = fork("e = Tanh(c)", "f = Relu(x)", out="a", ends="ef")
     check("w = K() c = Conv(x, w) d = BN(c)" + fork(deep, "b = Relu(d)"), None, "captured-by-subgraph")
 
 
 def test_reader_of_a_namesake_is_no_reader():
     """A Loop body whose input has the name of nothing outside, and whose branch makes a `c` of its own."""
-    text = "w = K() c = Conv(x, w) d = BN(c)" + loop("e = Neg(v) a = Abs(e)", start="d")
-    check(text, "Conv Loop[Identity Neg Abs]")
+    text = "w = K() c = Conv(x, w) d = BN(c)" + loop("e = Tanh(v) a = Abs(e)", start="d")
+    check(text, "Conv Loop[Identity Tanh Abs]")
 
 
 def test_reader_inside_a_custom_operator():
     """An operator of an unknown domain reads the Conv's output in a graph inside: it counts all the same."""
-    proto = parse("w = K() c = Conv(x, w) d = BN(c) y = Neg(d)")
-    graph = helper.make_graph([helper.make_node("Neg", ["c"], ["e"])], "g", [],
+    proto = parse("w = K() c = Conv(x, w) d = BN(c) y = Tanh(d)")
+    graph = helper.make_graph([helper.make_node("Tanh", ["c"], ["e"])], "g", [],
                               [helper.make_tensor_value_info("e", TensorProto.FLOAT, None)])  # fmt: skip
     proto.graph.node.insert(2, helper.make_node("Strange", ["x"], ["z"], domain="com.example", inner=graph))
     proto.opset_import.append(helper.make_opsetid("com.example", 1))
@@ -203,8 +203,8 @@ def test_reader_inside_a_custom_operator():
 
 def test_branch_output_that_is_an_outer_value():
     """A branch that hands out the Conv's output itself reads it (onnxruntime refuses such a file, others do not)."""
-    text = "w = K() c = Conv(x, w) d = BN(c)" + fork("e = Neg(d)", "b = Relu(d)", ends=("c", "b"))
-    check(text.replace("e = Neg(d)", ""), None, "captured-by-subgraph", runs=False)
+    text = "w = K() c = Conv(x, w) d = BN(c)" + fork("e = Tanh(d)", "b = Relu(d)", ends=("c", "b"))
+    check(text.replace("e = Tanh(d)", ""), None, "captured-by-subgraph|producer-is-output", runs=False)
 
 
 def test_branch_output_that_is_the_outer_result():
@@ -225,13 +225,13 @@ def test_conv_outside_and_batchnorm_is_the_branch_output():
 
 def test_conv_outside_and_batchnorm_read_inside():
     """It goes into the outer Conv, and its reader in the branch has its value from there."""
-    check(OUTER + fork("d = BN(c0) a = Neg(d)", RELU), "Conv If[Neg | Relu]")
+    check(OUTER + fork("d = BN(c0) a = Tanh(d)", RELU), "Conv If[Tanh | Relu]")
 
 
 def test_conv_two_scopes_outside():
     """The same across two levels."""
-    deep = fork("d = BN(c0) e = Neg(d)", "f = Abs(x)", out="a", ends="ef")
-    check(OUTER + fork(deep, RELU), "Conv If[If[Neg | Abs] | Relu]")
+    deep = fork("d = BN(c0) e = Tanh(d)", "f = Abs(x)", out="a", ends="ef")
+    check(OUTER + fork(deep, RELU), "Conv If[If[Tanh | Abs] | Relu]")
 
 
 def test_conv_outside_and_batchnorm_in_a_loop():
@@ -241,14 +241,14 @@ def test_conv_outside_and_batchnorm_in_a_loop():
 
 def test_name_of_the_result_is_taken_in_the_other_branch():
     """The site's output has the name of a value in the sibling branch; both must stay what they are."""
-    check(OUTER + fork("d = BN(c0) a = Neg(d)", "d = Abs(x) b = Relu(d)"),
-          ("Conv If[Neg | Abs Relu]", "Conv If[Identity Neg | Abs Relu]"))  # fmt: skip
+    check(OUTER + fork("d = BN(c0) a = Tanh(d)", "d = Abs(x) b = Relu(d)"),
+          ("Conv If[Tanh | Abs Relu]", "Conv If[Identity Tanh | Abs Relu]"))  # fmt: skip
 
 
 def test_name_of_the_result_is_the_other_branch_output():
     """The same where that value is the sibling's output."""
-    check(OUTER + fork("d = BN(c0) a = Neg(d)", "d = Abs(x)", ends="ad"),
-          ("Conv If[Neg | Abs]", "Conv If[Identity Neg | Abs]"))  # fmt: skip
+    check(OUTER + fork("d = BN(c0) a = Tanh(d)", "d = Abs(x)", ends="ad"),
+          ("Conv If[Tanh | Abs]", "Conv If[Identity Tanh | Abs]"))  # fmt: skip
 
 
 def test_conv_outside_read_by_two_branches():
@@ -299,13 +299,13 @@ def test_batchnorm_outside_is_handed_out_by_a_branch():
 
 def test_batchnorms_in_a_row_across_scopes():
     """One behind the Conv outside, one in the branch: both go into the Conv."""
-    check("w = K() c = Conv(x, w) d = BN(c)" + fork("e = BN(d) a = Neg(e)", RELU), "Conv If[Neg | Relu]", folded=2)
+    check("w = K() c = Conv(x, w) d = BN(c)" + fork("e = BN(d) a = Tanh(e)", RELU), "Conv If[Tanh | Relu]", folded=2)
 
 
 def test_result_read_deeper():
     """Outer Conv, BatchNormalization in a branch, reader in a branch of that branch."""
-    deep = fork("e = Neg(d)", "f = Abs(d)", out="a", ends="ef")
-    check(OUTER + fork("d = BN(c0) " + deep, RELU), "Conv If[If[Neg | Abs] | Relu]")
+    deep = fork("e = Tanh(d)", "f = Abs(d)", out="a", ends="ef")
+    check(OUTER + fork("d = BN(c0) " + deep, RELU), "Conv If[If[Tanh | Abs] | Relu]")
 
 
 # Inputs and outputs of nested graphs --------------------------------------------------------------------------------
@@ -377,10 +377,10 @@ def test_nothing_to_fold_is_the_same_file():
 
 def test_value_info_of_nested_graphs_stays_true():
     """Entries of values that are gone go, others stay."""
-    proto = parse(fork("w = K() c = Conv(x, w) d = BN(c) a = Neg(d)", RELU))
+    proto = parse(fork("w = K() c = Conv(x, w) d = BN(c) a = Tanh(d)", RELU))
     inner = graph_of(proto)
     inner.value_info.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, 4, 6, 6]) for n in "cd")
-    found = check(proto, "If[Conv Neg | Relu]").model
+    found = check(proto, "If[Conv Tanh | Relu]").model
     assert [value.name for value in graph_of(found).value_info] == ["d"]
 
 
@@ -404,8 +404,8 @@ def test_names_documents_and_metadata_of_a_nested_graph():
 
 def test_order_of_the_nodes_inside_stays():
     """What lies between the two in the file stays where it is."""
-    text = "d = Neg(x) w = K() c = Conv(x, w) e = Abs(d) f = BN(c) g = Add(f, e) a = Relu(g)"
-    check(fork(text, RELU), "If[Neg Conv Abs Add Relu | Relu]")
+    text = "d = Tanh(x) w = K() c = Conv(x, w) e = Abs(d) f = BN(c) g = Add(f, e) a = Relu(g)"
+    check(fork(text, RELU), "If[Tanh Conv Abs Add Relu | Relu]")
 
 
 def test_same_graph_object_twice_in_a_row():
@@ -434,7 +434,8 @@ def test_nested_initializer_that_is_a_body_input(name):
     proto.graph.node[-1].input.append("start")
     proto.graph.node[-1].output.append("last")
     proto.graph.initializer.append(tensor("start", np.ones(list(held.dims))))
-    check(proto, None, "overridable-initializer", runs=False)
+    code = "params-not-constant" if name == "a_g" else "weights-not-constant"
+    check(proto, None, f"overridable-initializer|{code}", runs=False)
 
 
 def test_overridable_weight_of_the_main_graph():
@@ -453,7 +454,7 @@ def test_broken_branches(damage):
     proto = parse(fork(PAIR, RELU))
     inner = graph_of(proto)
     if damage == "twice":
-        inner.node.append(helper.make_node("Neg", ["x"], ["c"]))
+        inner.node.append(helper.make_node("Tanh", ["x"], ["c"]))
     elif damage == "nowhere":
         inner.node[0].input[0] = "missing"
     else:

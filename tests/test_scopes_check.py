@@ -25,7 +25,7 @@ def folded(weight: TensorProto, *statistics: TensorProto) -> tuple[TensorProto, 
 
 def by_hand() -> tuple[ModelProto, ModelProto]:
     """A pair in a branch, whose weight lies outside and is read by the other branch as well; and its fold."""
-    before = parse("w = K()" + fork("c = Conv(x, w) d = BN(c) a = Neg(d)", "b = Conv(x, w)"))
+    before = parse("w = K()" + fork("c = Conv(x, w) d = BN(c) a = Tanh(d)", "b = Conv(x, w)"))
     after = ModelProto.FromString(before.SerializeToString())
     inner = scope_of(after, THEN).body
     weight, bias = folded(after.graph.initializer[0], *inner.initializer)
