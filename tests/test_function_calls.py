@@ -145,6 +145,22 @@ def test_formal_that_nobody_ever_read():
     assert "idle" in formals(found)
 
 
+def test_fold_behind_one_that_differs_by_call():
+    """Into one Conv go first the calls' own statistics, then the function's: every call keeps its own numbers."""
+    body = "w = K() r = Tanh(x) d = BatchNormalization(r, g, h, m, v) e = Conv(d, w) y = BN(e)"
+    text = STATISTICS.format("") + STATISTICS.format("2") + " z = local.f(x, g, h, m, v) "
+    text += f"y = local.f(z, g2, h2, m2, v2) fn f (x, g, h, m, v) => (y) {{ {body} }}"
+    folds_or_stays(text, "f f; f: Tanh Conv")
+
+
+def test_pushed_statistics_that_differ_by_call():
+    """The weight lies inside, and the BatchNormalization before it has the calls' statistics: one weight each."""
+    body = "w = K() r = Tanh(x) d = BatchNormalization(r, g, h, m, v) y = Conv(d, w)"
+    text = STATISTICS.format("") + STATISTICS.format("2") + " z = local.f(x, g, h, m, v) "
+    text += f"y = local.f(z, g2, h2, m2, v2) fn f (x, g, h, m, v) => (y) {{ {body} }}"
+    folds_or_stays(text, "f f; f: Tanh Conv")
+
+
 def test_aliased_arguments():
     """One tensor for beta and mean."""
     check(weights().replace("m = K(4) ", "") + "y = local.f(x, w, g, h, h, v) " + F, "f; f: Conv")

@@ -12,6 +12,7 @@ from tests.conftest import conv_bn
 from tests.random_graphs import Wrong, check, random_model, random_options
 from tests.random_graphs.judge import judge
 from tests.random_graphs.reduce import reduced
+from tests.scopes import scopes
 
 SEED, EXAMPLES, BATCHES = 20, 480, 8
 SIZES = {"x": (2, 3, 9, 9)}
@@ -35,11 +36,13 @@ def test_random_graphs(batch):
 def test_generator():
     """The same seed makes the same model; every source, absorber and carrier occurs, and onnx finds them valid."""
     seen: Counter[str] = Counter()
-    shapeless = 0
+    shapeless = deepest = 0
     for index in range(800):
         proto = random_model(np.random.default_rng([SEED, index])).proto
         assert proto == random_model(np.random.default_rng([SEED, index])).proto
-        seen.update({node.op_type for node in proto.graph.node})
+        for scope in scopes(proto):
+            seen.update({node.op_type for node in scope.nodes})
+            deepest = max(deepest, len(scope.path))
         if any(not value.type.tensor_type.HasField("shape") for value in (*proto.graph.input, *proto.graph.output)):
             shapeless += 1  # legal, but not to the checker
         else:
@@ -48,8 +51,9 @@ def test_generator():
     wanted = """BatchNormalization Mul Add Sub Div Neg Sum Conv ConvTranspose Gemm MatMul DequantizeLinear Identity
         Dropout Transpose Squeeze Unsqueeze Expand Tile Reshape Flatten Concat Split Slice Gather Pad AveragePool
         MaxPool GlobalAveragePool GlobalMaxPool ReduceMean ReduceMax Relu LeakyRelu PRelu Resize Upsample
-        DepthToSpace SpaceToDepth Clip Sigmoid HardSwish Cast If"""
+        DepthToSpace SpaceToDepth Clip Sigmoid HardSwish Cast If Loop Scan"""
     assert set(wanted.split()) <= seen.keys()
+    assert deepest >= 4
 
 
 # The check itself ---------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import numpy as np
 from onnx import ModelProto, numpy_helper
 
 from tests.random_graphs.running import Values
+from tests.scopes import scopes
 
 Array = np.ndarray[Any, Any]
 ROUNDINGS = 18.0
@@ -53,9 +54,9 @@ def nudged(model: ModelProto, rng: np.random.Generator) -> ModelProto:
     """A copy of the model with every constant moved, but for scales that decide on shapes."""
     copy = ModelProto()
     copy.CopyFrom(model)
-    sizes = {name for n in copy.graph.node if n.op_type in ("Resize", "Upsample") for name in n.input[1:]}
-    tensors = [(tensor.name, tensor) for tensor in copy.graph.initializer]
-    tensors += [(n.output[0], n.attribute[0].t) for n in copy.graph.node if n.op_type == "Constant"]
+    held = list(scopes(copy))
+    sizes = {n for s in held for node in s.nodes if node.op_type in ("Resize", "Upsample") for n in node.input[1:]}
+    tensors = [(name, tensor) for scope in held for name, tensor in scope.constants.items()]
     for name, tensor in tensors:
         if name not in sizes:
             tensor.CopyFrom(numpy_helper.from_array(nudge(numpy_helper.to_array(tensor), rng), tensor.name))

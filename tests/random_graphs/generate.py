@@ -4,16 +4,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, helper, shape_inference
+from onnx import ModelProto, TensorProto, helper, shape_inference
 
 from tests.random_graphs.absorbers import absorber
+from tests.random_graphs.bodies import DOMAIN, Nested
 from tests.random_graphs.branches import concat_elsewhere, fork, meet, part, residual, sibling
 from tests.random_graphs.builder import Builder, Value, need
 from tests.random_graphs.carriers import LONGER, carrier
+from tests.random_graphs.nested import nest
 from tests.random_graphs.pooling import rectifier
 from tests.random_graphs.sources import Mood, site
 from tests.random_graphs.traps import blocker, trap
 
+NESTED = 0.3  # how many have graphs inside
 OPSETS = (7, 8, 9, 10, 11, 12, 13, 13, 14, 15, 16, 17, 17, 18, 19, 20, 21, 22)
 MOODS = (Mood(), Mood(), Mood(positive=True), Mood(unshifted=True), Mood(positive=True, unshifted=True))
 
@@ -36,7 +39,12 @@ def random_model(rng: np.random.Generator) -> GeneratedModel:
     for _ in range(b.whole(1, 3)):
         value = _next(b, value)
     _close(b, value)
-    return GeneratedModel(_declare(b), b.planted, {value.name: value.shape for value in b.inputs})
+    b.rng, rest = rng.spawn(1)[0], b.rng  # what is nested does not change what comes after
+    nested = nest(b) if b.chance(NESTED) else Nested()
+    b.rng = rest
+    proto = _declare(b, nested)
+    sizes = {value.name: value.shape for value in b.inputs}
+    return GeneratedModel(proto, b.planted, {**sizes, **dict.fromkeys(nested.flags, ())})
 
 
 def _shape(b: Builder) -> tuple[int, ...]:
@@ -120,10 +128,10 @@ MOTIFS: tuple[Motif, ...] = (
 # Free dimensions ----------------------------------------------------------------------------------------------------
 
 
-def _declare(b: Builder) -> ModelProto:
+def _declare(b: Builder, nested: Nested) -> ModelProto:
     """The model with its free dimensions: batch N, spatial sizes by name; rarely no shape at all."""
-    proto = b.model()
-    for declared, value in zip(proto.graph.input, b.inputs, strict=True):
+    proto = _with_nested(b.model(), nested)
+    for declared, value in zip(proto.graph.input, b.inputs, strict=False):  # flags come behind them
         if b.chance(0.03):
             declared.type.tensor_type.ClearField("shape")
             continue
@@ -142,6 +150,15 @@ def _declare(b: Builder) -> ModelProto:
     _constant_inputs(b, proto)
     if b.chance(0.3):
         proto.graph.value_info.extend(value for value in inferred.graph.value_info if b.chance(0.8))
+    return proto
+
+
+def _with_nested(proto: ModelProto, nested: Nested) -> ModelProto:
+    """The model with the functions and flags that its nodes use."""
+    proto.functions.extend(nested.functions)
+    if nested.functions:
+        proto.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    proto.graph.input.extend(helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in nested.flags)
     return proto
 
 

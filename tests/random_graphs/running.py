@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from onnx import ModelProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 Values = dict[str, np.ndarray[Any, Any]]
 
@@ -45,12 +45,15 @@ class Exposed:
 
 
 def feeds(proto: ModelProto, sizes: Mapping[str, tuple[int, ...]], rng: np.random.Generator, more: int) -> Values:
-    """Normal numbers for every input; free dimensions are those of `sizes` and `more`."""
+    """Normal numbers for every input; free dimensions and flags depend on `sizes` and `more`."""
     made: Values = {}
     for value in proto.graph.input:
         if value.name not in sizes:
             continue  # an initializer
         kind = value.type.tensor_type
+        if kind.elem_type == TensorProto.BOOL:
+            made[value.name] = np.array((len(made) + more) % 2 == 0)
+            continue
         nominal = sizes[value.name]
         shape = list(nominal)
         for axis, dim in enumerate(kind.shape.dim):
