@@ -60,7 +60,7 @@ class Staged:
 
     def __init__(self, target: Path) -> None:
         self.target = target
-        self._prefix = f".{name_for(target, ending=24)}.{secrets.token_hex(4)}.bnfold-tmp"
+        self._prefix = f".{name_for(target, ending=40)}.{secrets.token_hex(4)}.bnfold-tmp"
         self.path = self.temporary("")
         self.new_data: list[NewData] = []
         self.data: list[Path] = []
