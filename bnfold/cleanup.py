@@ -7,7 +7,6 @@ name. Whatever cannot be looked at, or is too much to look at, keeps it.
 
 import contextlib
 import itertools
-import mmap
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -39,9 +38,8 @@ def unneeded_data(model: Path, needed: Iterable[Path]) -> frozenset[str]:
 
 
 def _named_data(model: Path) -> frozenset[str]:
-    with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if content.find(b"location") < 0:
-            return frozenset()
+    if not _found_in(model, {b"location"}):
+        return frozenset()
     data = model.read_bytes()
     proto = ModelProto()
     try:
@@ -83,7 +81,9 @@ def _named_elsewhere(data: set[Path], known: set[Path], folder: Path) -> set[Pat
     named: set[Path] = set()
     try:
         for path in list(_searched(folders, skipped)):
-            named |= _named_in(path, data - named)
+            needles = {os.fsencode(entry.name) for entry in data - named}
+            found = _found_in(path, needles)
+            named |= {entry for entry in data if os.fsencode(entry.name) in found}
     except (OSError, _TooMuchError):
         return data
     return named
@@ -128,17 +128,16 @@ def _entries(folder: Path) -> list[Path]:
         return [Path(entry.path) for entry in itertools.islice(entries, MOST_FILES + 1)]
 
 
-def _named_in(path: Path, data: set[Path]) -> set[Path]:
-    """Those of `data` whose name stands in the file at `path`."""
-    names = {os.fsencode(entry.name): entry for entry in data}
-    if not names:
+def _found_in(path: Path, needles: set[bytes]) -> set[bytes]:
+    """Those of `needles` that stand in the file at `path`; it is read piece by piece."""
+    if not needles:
         return set()
-    found: set[Path] = set()
-    kept = max(map(len, names)) - 1
+    found: set[bytes] = set()
+    kept = max(map(len, needles)) - 1
     tail = b""
     with path.open("rb") as file:
-        while piece := file.read(_PIECE):
+        while (piece := file.read(_PIECE)) and found != needles:
             window = tail + piece
-            found |= {entry for name, entry in names.items() if name in window}
+            found |= {needle for needle in needles if needle in window}
             tail = window[-kept:] if kept else b""
     return found

@@ -16,8 +16,8 @@ from bnfold.datafile import DataFile, too_large_inside
 from bnfold.document import Document
 from bnfold.errors import OutputError, TooLargeError, WrittenInterrupt
 from bnfold.external import ExternalRange, TrustedFolder, all_tensors, copy_range, write_all
-from bnfold.fileops import keep_mode
-from bnfold.staging import NewData, Staged, cannot_write, name_for
+from bnfold.fileops import keep_mode, name_for
+from bnfold.staging import NewData, Staged, cannot_write
 from bnfold.tensors import is_external
 from bnfold.text import printable
 from bnfold.wire import Piece, made
