@@ -1,5 +1,6 @@
 """Processes that are killed, and processes that work on the same file at once: every model that is there is whole."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import onnx
 import pytest
 
 from tests.conftest import conv_bn
-from tests.test_external import assert_folded, externalise, files_of, network
+from tests.test_external import assert_folded, externalise, files_of, network, shaped
 from tools import kill
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals as POSIX has them")
@@ -42,6 +43,72 @@ def test_the_tool_sees_what_is_wrong(tmp_path: Path) -> None:
     assert list(kill.problems(scene, 2, 0, "", scene.before))
     assert list(kill.problems(scene, 2, 3, "", scene.before))
     assert list(kill.problems(scene, 15, 130, said, scene.before | {".model.onnx.0123abcd.bnfold-tmp": b""}))
+
+
+# Forks a child for each system call that a fold makes in its folder, and kills it right before that call.
+# argv: folder with the model, how to fold. Prints, for each child, the call and what it left: names and bytes in hex.
+AT_EVERY_CALL = """
+import json, os, shutil, signal, sys
+from pathlib import Path
+import bnfold
+import bnfold.api
+room, how = Path(sys.argv[1]), sys.argv[2]
+names = ("open", "write", "fsync", "fchmod", "link", "replace", "rename", "unlink", "mkdir")
+calls = []
+def wrap(name, real):
+    def call(path, *args, **options):
+        if isinstance(path, int) or os.fspath(path).startswith(str(room)):
+            calls.append(name)
+            if len(calls) == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return real(path, *args, **options)
+    return call
+at, ends, status = 0, [], 1
+while status:
+    at += 1
+    folder = room / str(at)
+    shutil.copytree(room / "before", folder)
+    child = os.fork()
+    if not child:
+        for name in names:
+            setattr(os, name, wrap(name, getattr(os, name)))
+        options = {"in_place": True} if how == "in-place" else {"output": folder / "out.onnx", "force": True}
+        bnfold.fold(folder / "model.onnx", verify=False, **options)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    ends.append([status, {p.name: p.read_bytes().hex() for p in folder.iterdir()}])
+print(json.dumps(ends))
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "external"), [("in-place", True), ("new", True), ("force", True), ("in-place", False)]
+)
+def test_killed_at_every_system_call(how: str, external: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
+    """SIGKILL at each one in turn: the old model or the new one, whole, and nothing else but what is allowed."""
+    (tmp_path / "before").mkdir()
+    externalise(network(), tmp_path / "before" / "model.onnx", None if external else ())
+    if how == "force":
+        other = shaped(conv_bn(seed=9), 2, 4, 7, 7)
+        externalise(other, tmp_path / "before" / "out.onnx", file="out.onnx.data")
+    command = [sys.executable, "-c", AT_EVERY_CALL, tmp_path, how]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout)
+    ends = [(status, {name: bytes.fromhex(data) for name, data in files.items()}) for status, files in told]
+    assert len(ends) > 5
+    assert [status for status, _ in ends] == [9] * (len(ends) - 1) + [0]
+    scene = kill.Scene(external, how == "in-place", verify=False)
+    scene.before, scene.done = kill.listing(tmp_path / "before"), ends[-1][1]
+    assert kill.state(scene, scene.done) == "new"
+    seen = set()
+    for number, (_, files) in enumerate(ends[:-1], 1):
+        assert list(kill.problems(scene, 9, -9, "", files)) == []
+        seen.add(kill.state(scene, {name: data for name, data in files.items() if "bnfold-tmp" not in name}))
+        for name in {"model.onnx", "out.onnx"} & files.keys():
+            assert kill.load_problem(tmp_path / str(number) / name) == ""
+    expected = {"old", "new"} | ({"old, and the new data"} if external else set())
+    expected |= {"new, and the old data"} if external and how != "new" else set()
+    assert {"old", "new"} <= seen <= expected
 
 
 def at_once(count: int, *args: object) -> list[tuple[int, str]]:
