@@ -20,7 +20,7 @@ from bnfold.external import all_tensors, is_plain_inside
 from bnfold.wire import lift
 
 MOST_BYTES = 2**30  # that are searched for the names
-MOST_FILES = 10_000
+MOST_FILES = 10_000  # in each folder
 _PIECE = 2**23
 
 
@@ -106,9 +106,8 @@ def _searched(folders: set[Path], skipped: set[tuple[int, int]]) -> Iterator[Pat
     Raises:
         _TooMuchError: they are too many or too large.
     """
-    files = size = 0
+    size = 0
     for path in itertools.chain.from_iterable(map(_entries, folders)):
-        files += 1
         try:
             info = path.stat()
         except FileNotFoundError:
@@ -118,14 +117,17 @@ def _searched(folders: set[Path], skipped: set[tuple[int, int]]) -> Iterator[Pat
             continue
         skipped.add(place)
         size += info.st_size
-        if size > MOST_BYTES or files > MOST_FILES:
+        if size > MOST_BYTES:
             raise _TooMuchError
         yield path
 
 
 def _entries(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
-        return [Path(entry.path) for entry in itertools.islice(entries, MOST_FILES + 1)]
+        found = [Path(entry.path) for entry in itertools.islice(entries, MOST_FILES + 1)]
+    if len(found) > MOST_FILES:
+        raise _TooMuchError
+    return found
 
 
 def _found_in(path: Path, needles: set[bytes]) -> set[bytes]:

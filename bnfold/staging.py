@@ -146,7 +146,7 @@ class Staged:
         self.data = places
 
     def _clean(self, old: AbstractSet[str]) -> None:
-        unused = old - {path.name for path in self.data}
+        unused = {name for name in old if self.target.parent / name not in self.data}
         with contextlib.suppress(OSError):  # the model is in its place; what cannot be removed stays
             self.removed = remove_unused(self.target, unused, set(self.data))
         self.superseded = tuple(sorted(unused - {*self.removed}))
