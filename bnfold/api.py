@@ -106,7 +106,8 @@ def fold(
         model: a path, or a ModelProto (which is not changed).
         output: where to write the folded model. Without it nothing is written; use `FoldResult.save`.
         in_place: replace the file `model` instead.
-        force: replace `output` if it exists.
+        force: replace `output` if it exists. Here and in place, external data of the model that is replaced is
+            removed where nothing else names it; the report lists what was removed and what was kept.
         sources: what to fold. "bn": BatchNormalization only. "affine": besides, chains of Mul, Add, Sub, Div, Neg by
             constants that go into Conv or ConvTranspose, and those with a factor for each map that go into the
             Gemm or MatMul before them. "all": every chain that can be folded exactly.

@@ -7,7 +7,6 @@ name. Whatever cannot be looked at, or is too much to look at, keeps it.
 
 import contextlib
 import itertools
-import mmap
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -21,7 +20,7 @@ from bnfold.external import all_tensors, is_plain_inside
 from bnfold.wire import lift
 
 MOST_BYTES = 2**30  # that are searched for the names
-MOST_FILES = 10_000
+MOST_FILES = 10_000  # in each folder
 _PIECE = 2**23
 
 
@@ -39,9 +38,8 @@ def unneeded_data(model: Path, needed: Iterable[Path]) -> frozenset[str]:
 
 
 def _named_data(model: Path) -> frozenset[str]:
-    with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if content.find(b"location") < 0:
-            return frozenset()
+    if not _found_in(model, {b"location"}):
+        return frozenset()
     data = model.read_bytes()
     proto = ModelProto()
     try:
@@ -83,7 +81,9 @@ def _named_elsewhere(data: set[Path], known: set[Path], folder: Path) -> set[Pat
     named: set[Path] = set()
     try:
         for path in list(_searched(folders, skipped)):
-            named |= _named_in(path, data - named)
+            needles = {os.fsencode(entry.name) for entry in data - named}
+            found = _found_in(path, needles)
+            named |= {entry for entry in data if os.fsencode(entry.name) in found}
     except (OSError, _TooMuchError):
         return data
     return named
@@ -106,9 +106,8 @@ def _searched(folders: set[Path], skipped: set[tuple[int, int]]) -> Iterator[Pat
     Raises:
         _TooMuchError: they are too many or too large.
     """
-    files = size = 0
+    size = 0
     for path in itertools.chain.from_iterable(map(_entries, folders)):
-        files += 1
         try:
             info = path.stat()
         except FileNotFoundError:
@@ -118,27 +117,29 @@ def _searched(folders: set[Path], skipped: set[tuple[int, int]]) -> Iterator[Pat
             continue
         skipped.add(place)
         size += info.st_size
-        if size > MOST_BYTES or files > MOST_FILES:
+        if size > MOST_BYTES:
             raise _TooMuchError
         yield path
 
 
 def _entries(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
-        return [Path(entry.path) for entry in itertools.islice(entries, MOST_FILES + 1)]
+        found = [Path(entry.path) for entry in itertools.islice(entries, MOST_FILES + 1)]
+    if len(found) > MOST_FILES:
+        raise _TooMuchError
+    return found
 
 
-def _named_in(path: Path, data: set[Path]) -> set[Path]:
-    """Those of `data` whose name stands in the file at `path`."""
-    names = {os.fsencode(entry.name): entry for entry in data}
-    if not names:
+def _found_in(path: Path, needles: set[bytes]) -> set[bytes]:
+    """Those of `needles` that stand in the file at `path`; it is read piece by piece."""
+    if not needles:
         return set()
-    found: set[Path] = set()
-    kept = max(map(len, names)) - 1
+    found: set[bytes] = set()
+    kept = max(map(len, needles)) - 1
     tail = b""
     with path.open("rb") as file:
-        while piece := file.read(_PIECE):
+        while (piece := file.read(_PIECE)) and found != needles:
             window = tail + piece
-            found |= {entry for name, entry in names.items() if name in window}
+            found |= {needle for needle in needles if needle in window}
             tail = window[-kept:] if kept else b""
     return found

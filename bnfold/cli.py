@@ -125,6 +125,7 @@ def fold_command(
         from bnfold.verify.feeds import parse_dim, parse_shape
 
     show = Show(format_, reports, verbose=verbose, quiet=quiet)
+    result = None
     try:
         with progress(quiet=quiet) as callback:
             result = api.fold(
@@ -133,14 +134,15 @@ def fold_command(
                 shapes=dict(map(parse_shape, shapes)), dims=dict(map(parse_dim, dims)), threads=threads,
                 progress=callback, **choices,
             )  # fmt: skip
+        show(result.report)
     except (VerificationFailed, NotVerified) as error:
         if error.result is not None:
             show(error.result.report)
         raise
-    try:
-        show(result.report)
     except KeyboardInterrupt:
-        raise (WrittenInterrupt if result.report.output else KeyboardInterrupt) from None
+        if result is not None and result.report.output:
+            raise WrittenInterrupt from None
+        raise
 
 
 @cli.command("inspect", epilog=EXIT_CODES)

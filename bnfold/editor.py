@@ -30,7 +30,7 @@ from bnfold.edits import (
 )
 from bnfold.graph import GraphFacts, Use
 from bnfold.node_editor import NodeEditor
-from bnfold.tensors import Tensor, is_external, message_behind, onnx_type, same_numbers
+from bnfold.tensors import ByCall, Tensor, is_external, message_behind, onnx_type, same_numbers
 from bnfold.text import unmarked
 
 
@@ -166,7 +166,8 @@ class Editor(NodeEditor):
         """Point inputs that read one constant at one new tensor; returns the name that they read before, if any."""
         first, old = edits[0], self._input(edits[0])
         uses = [Use(edit.node, edit.index) for edit in edits]
-        if old in self._sweep.pending and len(self.facts.uses[old]) == len(edits):
+        whole = not isinstance(first.tensor, ByCall)  # what differs by call is no constant of the body any more
+        if whole and old in self._sweep.pending and len(self.facts.uses[old]) == len(edits):
             self._sweep.pending[old] = (self._sweep.pending[old][0], first.tensor)
             self.facts.remember(old, first.tensor)
             return []

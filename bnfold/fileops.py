@@ -1,4 +1,4 @@
-"""What the standard library has no call for: renaming that never replaces, making it durable, keeping rights."""
+"""What the standard library has no call for: names, rights, renaming that never replaces, and making it durable."""
 
 import contextlib
 import errno
@@ -8,7 +8,19 @@ import stat
 from functools import reduce
 from pathlib import Path
 
+LONGEST_NAME = 255  # bytes, on every file system in use
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
+
+
+def name_for(target: Path, *, ending: int) -> str:
+    """The target's name, for use inside other names and in locations: text without separators, not too long.
+
+    `ending` is how many bytes will be put before and behind it. Locations are UTF-8 by the spec, and a colon or
+    backslash in one leads out of the folder on Windows.
+    """
+    text = os.fsencode(target.name).decode("utf-8", "replace")
+    text = "".join(c if c.isprintable() and c not in "\\/:" else "_" for c in text)
+    return text.encode()[: LONGEST_NAME - ending].decode("utf-8", "ignore")
 
 
 def keep_mode(descriptor: int, *replaced: Path) -> None:

@@ -57,8 +57,8 @@ class Finish:
         document = self.result._document  # noqa: SLF001 - it fills that result
         with staged(document, target, unchanged=True) as stage:
             stage.commit(replace=self.replace, old=lambda: unneeded_data(target, document.data_paths()))
-        self._say("nothing to fold, copied byte for byte", target, self.result.report.before.bytes)
-        self._say_of_files(stage)
+            self._say("nothing to fold, copied byte for byte", target, self.result.report.before.bytes)
+            self._say_of_files(stage)
 
     def write(self, target: Path, *, verify: bool) -> None:
         """Write to a temporary file, verify that file, and only then put it in its place."""
@@ -72,9 +72,8 @@ class Finish:
                 stage.adopt()
             else:
                 stage.commit(replace=self.replace, old=lambda: unneeded_data(target, document.data_paths()))
-            written = stage.bytes
-        self._say("written", target, written)
-        self._say_of_files(stage)
+            self._say("written", target, stage.bytes)
+            self._say_of_files(stage)
 
     def _say_of_files(self, stage: Staged) -> None:
         """What became of old data, and of a model that is too large for one file."""

@@ -1,7 +1,7 @@
 """Editing the body of a local function: its new constants are Constant nodes, or new arguments of every call."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx import FunctionProto, NodeProto, TensorProto, helper
 
@@ -82,7 +82,7 @@ class FunctionEditor(Editor):
             self._body.input.append(name)
             self.facts.inputs[name] = self.facts.scopes[0].inputs[-1]
         self._own_inputs.add(name)
-        self._pass(list(self._body.input).index(name), edit)
+        self._pass(list(self._body.input).index(name), replace(edit, hint=name))
         return name
 
     def _is_input(self, value: str) -> bool:

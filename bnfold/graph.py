@@ -109,8 +109,9 @@ class GraphFacts(Contexts):
         return self._value_homes.get(value, 0) if producer is None else self.homes[producer]
 
     def where(self, value: str) -> str:
-        """The scope that defines `value`, for messages."""
-        return self.scopes[self.home(value)].place or "the model"
+        """The body that `value` is an output or input of, for messages."""
+        puts = next((scope for scope in self.scopes if value in self.outputs and value in scope.output_names), None)
+        return (puts or self.scopes[self.home(value)]).place or "the model"
 
     def is_call(self, node: int) -> bool:
         """Whether the node calls a local function."""

@@ -16,8 +16,8 @@ from bnfold.datafile import DataFile, too_large_inside
 from bnfold.document import Document
 from bnfold.errors import OutputError, TooLargeError, WrittenInterrupt
 from bnfold.external import ExternalRange, TrustedFolder, all_tensors, copy_range, write_all
-from bnfold.fileops import keep_mode
-from bnfold.staging import NewData, Staged, cannot_write, name_for
+from bnfold.fileops import keep_mode, name_for
+from bnfold.staging import NewData, Staged, cannot_write
 from bnfold.tensors import is_external
 from bnfold.text import printable
 from bnfold.wire import Piece, made
@@ -36,20 +36,25 @@ def staged(document: Document, target: Path, *, unchanged: bool) -> Iterator[Sta
     stage = Staged(target)
     try:
         try:
-            _check_own_data(document, target)
-            if unchanged and document.path is not None:
-                _copy_model(document, document.path, stage)
-            else:
-                _write_model(document, stage)
-        except OSError as error:
-            raise cannot_write(target, error) from None
-        yield stage
+            _write(document, stage, unchanged=unchanged)
+            yield stage
+        finally:
+            stage.rollback()
     except KeyboardInterrupt:
         if stage.is_committed():
             raise WrittenInterrupt from None
         raise
-    finally:
-        stage.rollback()
+
+
+def _write(document: Document, stage: Staged, *, unchanged: bool) -> None:
+    try:
+        _check_own_data(document, stage.target)
+        if unchanged and document.path is not None:
+            _copy_model(document, document.path, stage)
+        else:
+            _write_model(document, stage)
+    except OSError as error:
+        raise cannot_write(stage.target, error) from None
 
 
 def _check_own_data(document: Document, target: Path) -> None:

@@ -186,7 +186,7 @@ _TEXT: dict[Code, tuple[str, str]] = {
         "update bnfold, or export with an older opset",
     ),
     Code.IN_SUBGRAPH: (
-        "it lies inside a graph that bnfold does not look into: of a custom operator, or one that uses a name again",
+        "it lies inside a graph of a custom operator, which bnfold does not look into",
         "",
     ),
     Code.IN_FUNCTION: (

@@ -7,8 +7,9 @@ number of its scope, and takes the marks away at the end:
     then_branch: y = Conv (x, W)     else_branch: y = Relu (x)      both: y <- the value of that branch
     then_branch: y\0scope:1 = Conv (x, W\0scope:1)                  else_branch: y\0scope:2 = Relu (x)
 
-A body stays closed where names are not enough: inside operators of other domains, whose semantics are not known, and
-where it defines a name again that is visible in it already, which the spec forbids (IR.md, "Names Within a Graph").
+A body stays closed inside operators of other domains, whose semantics are not known. Where a body defines a name
+again that is visible in it already (the spec forbids it, IR.md "Names Within a Graph", but runtimes take it), and
+reads the outer value after a fold, its own value gets a fresh name.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from google.protobuf.message import Message
 from onnx import FunctionProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto
 
-from bnfold.nodes import ONNX_DOMAINS, label, may_nest, named_subgraphs, names_in_annotations, subgraphs
+from bnfold.nodes import ONNX_DOMAINS, captures, label, may_nest, named_subgraphs, names_in_annotations, subgraphs
 from bnfold.text import SCOPE_MARK, printable, unmarked
 
 Body = GraphProto | FunctionProto
@@ -133,14 +134,16 @@ def open_scopes(body: Body, place: str = "") -> Iterator[Scopes]:
         opened.walk(outer, 0, [_defined(body)], [])
         yield opened.result
     finally:
+        names = _clashes(opened.result) if opened.redefines else {}
         for node in list(body.node):
             for graph in subgraphs(node):
-                _rename(graph, unmarked)
+                _rename(graph, lambda name: names.get(name) or unmarked(name))
 
 
 @dataclass(slots=True)
 class _Opening:
     result: Scopes
+    redefines: bool = False
 
     def walk(
         self, nodes: Iterable[NodeProto], scope: int, visible: list[AbstractSet[str]], tables: list[Table]
@@ -160,7 +163,7 @@ class _Opening:
         self, node: NodeProto, scope: int, visible: list[AbstractSet[str]], tables: list[Table]
     ) -> list[int] | None:
         """List the nodes of the bodies inside `node`; None where they stay closed."""
-        if node.domain not in ONNX_DOMAINS or any(_redefines(graph, visible) for graph in subgraphs(node)):
+        if node.domain not in ONNX_DOMAINS:
             for graph in subgraphs(node):
                 _resolve(graph, tables)
             return None
@@ -171,6 +174,7 @@ class _Opening:
             place = ", ".join(filter(None, [f"{printable(name)} of {label(node)}", outside]))
             self.result.scopes.append(Scope(graph, scope, node.op_type, place))
             own = _defined(graph)
+            self.redefines = self.redefines or any(name in names for name in own for names in visible)
             inside = [*tables, {name: f"{name}{SCOPE_MARK}{inner}" for name in own}]
             _rename_own(graph, functools.partial(_lookup, inside))
             listed += self.walk(list(graph.node), inner, [*visible, own], inside)
@@ -182,9 +186,30 @@ def _defined(body: Body) -> frozenset[str]:
     return frozenset(set(Scope(body).given).union(*(node.output for node in body.node)) - {""})
 
 
-def _redefines(graph: GraphProto, visible: list[AbstractSet[str]]) -> bool:
-    """Whether a body defines a name again that is visible in it."""
-    return any(name in names for name in _defined(graph) for names in visible)
+def _clashes(scopes: Scopes) -> dict[str, str]:
+    """Fresh names for what a body defines under a name by which it, or a body inside it, reads an outer value now."""
+    taken = {unmarked(name) for scope in scopes.scopes for name in (*_defined(scope.body), *_read(scope.body))}
+    found: dict[str, str] = {}
+    for scope in scopes.scopes[1:]:
+        own = _defined(scope.body)
+        foreign = {unmarked(name) for name in _read(scope.body) if name not in own}
+        for name in sorted(own):
+            plain = unmarked(name)
+            if plain in foreign and name != plain:
+                count = 2
+                while (fresh := f"{plain}_{count}") in taken:
+                    count += 1
+                taken.add(fresh)
+                found[name] = fresh
+    return found
+
+
+def _read(body: Body) -> Iterator[str]:
+    """The names that a body reads, and those inside it read from outside themselves."""
+    yield from Scope(body).output_names
+    for node in body.node:
+        yield from filter(None, node.input)
+        yield from captures(node)
 
 
 def _lookup(tables: list[Table], name: str) -> str:

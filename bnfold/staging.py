@@ -17,12 +17,10 @@ from pathlib import Path
 
 from bnfold.cleanup import remove_unused
 from bnfold.errors import OutputError
-from bnfold.fileops import holds_the_same, rename_to_fresh, sync_folder
+from bnfold.fileops import holds_the_same, name_for, rename_to_fresh, sync_folder
 from bnfold.interrupts import held_back, stop_if_one_came
 from bnfold.locking import alone_in
 from bnfold.text import printable
-
-LONGEST_NAME = 255  # bytes, on every file system in use
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,7 @@ class Staged:
 
     def __init__(self, target: Path) -> None:
         self.target = target
-        self._prefix = f".{name_for(target, ending=24)}.{secrets.token_hex(4)}.bnfold-tmp"
+        self._prefix = f".{name_for(target, ending=40)}.{secrets.token_hex(4)}.bnfold-tmp"
         self.path = self.temporary("")
         self.new_data: list[NewData] = []
         self.data: list[Path] = []
@@ -117,33 +115,38 @@ class Staged:
                 try:
                     check()
                     unused = old() if replace else frozenset()
-                    self._put(replace=replace)
-                    self._clean(unused)
+                    places = self._prepare(replace=replace)
+                    with held_back():  # between data and model, and between model and old data, nothing interrupts
+                        self._put(places, replace=replace)
+                        self._clean(unused)
                 finally:
                     self.rollback()
         except OSError as error:
             raise cannot_write(self.target, error) from None
 
-    def _put(self, *, replace: bool) -> None:
+    def _prepare(self, *, replace: bool) -> list[Path]:
+        """Choose the places of new data, and write the .onnx that names those; returns them."""
         if not replace and os.path.lexists(self.target):
             raise self._came_meanwhile()
         places = [_choose(new) for new in self.new_data]
-        self.data = places
         if self.rewrite is not None and self.new_data:
             self._last = self.temporary(".last")
             self.rewrite(self._last, places)
         self._inode = self._last.stat().st_ino
-        with held_back():  # no interrupt in the one instant at which the data has its name and the model has not
-            for new, place in zip(self.new_data, places, strict=True):
-                self._settle(new.temporary, place)
-            if replace:
-                self._last.replace(self.target)
-            elif not rename_to_fresh(self._last, self.target):
-                raise self._came_meanwhile()
-            sync_folder(self.target.parent)
+        return places
+
+    def _put(self, places: list[Path], *, replace: bool) -> None:
+        for new, place in zip(self.new_data, places, strict=True):
+            self._settle(new.temporary, place)
+        if replace:
+            self._last.replace(self.target)
+        elif not rename_to_fresh(self._last, self.target):
+            raise self._came_meanwhile()
+        sync_folder(self.target.parent)
+        self.data = places
 
     def _clean(self, old: AbstractSet[str]) -> None:
-        unused = old - {path.name for path in self.data}
+        unused = {name for name in old if self.target.parent / name not in self.data}
         with contextlib.suppress(OSError):  # the model is in its place; what cannot be removed stays
             self.removed = remove_unused(self.target, unused, set(self.data))
         self.superseded = tuple(sorted(unused - {*self.removed}))
@@ -167,6 +170,7 @@ class Staged:
         for path in reversed(missing):
             self._folders.append(path)
             path.mkdir(exist_ok=True)
+            sync_folder(path.parent)
 
     def rollback(self) -> None:
         """Take back what was written; once the model is in its place, only the temporary names."""
@@ -191,17 +195,6 @@ class Staged:
         with contextlib.suppress(OSError):
             return self.target.lstat().st_ino == self._inode
         return False
-
-
-def name_for(target: Path, *, ending: int) -> str:
-    """The target's name, for use inside other names and in locations: text without separators, not too long.
-
-    `ending` is how many bytes will be put before and behind it. Locations are UTF-8 by the spec, and a colon or
-    backslash in one leads out of the folder on Windows.
-    """
-    text = os.fsencode(target.name).decode("utf-8", "replace")
-    text = "".join(c if c.isprintable() and c not in "\\/:" else "_" for c in text)
-    return text.encode()[: LONGEST_NAME - ending].decode("utf-8", "ignore")
 
 
 def check_target(target: Path, *, force: bool) -> None:

@@ -1,11 +1,14 @@
 """Names out of a model file are foreign text: made safe before they reach a terminal or a report."""
 
+import re
+
 SCOPE_MARK = "\0scope:"  # and a number: which nested body defines a name (see `scopes`)
+_MARK = re.compile(f"{SCOPE_MARK}[0-9]+")
 
 
 def unmarked(name: str) -> str:
     """The name as the file has it, without the mark of its scope."""
-    return name.partition(SCOPE_MARK)[0]
+    return _MARK.sub("", name) if "\0" in name else name
 
 
 def printable(name: str, limit: int = 200) -> str:

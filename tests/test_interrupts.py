@@ -165,3 +165,35 @@ def test_the_command_line_says_that_it_was_written(tmp_path: Path, monkeypatch: 
     assert (code, err) == (130, "bnfold: error: interrupted; the model was written\n")
     assert "BatchNormalization" not in ops(onnx.load(source))
     assert not [path for path in tmp_path.iterdir() if "tmp" in path.name]
+
+
+def test_an_interrupt_while_the_report_is_made_is_after_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is in its place, its size is being counted: the caller hears that it was written."""
+    source = externalise(network(), tmp_path / "model.onnx")
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bnfold.finish.Finish._say_of_files", interrupted)
+    with pytest.raises(WrittenInterrupt):
+        bnfold.fold(source, tmp_path / "out.onnx", verify=False)
+    assert "BatchNormalization" not in ops(onnx.load(tmp_path / "out.onnx"))
+
+
+def test_an_interrupt_while_leftovers_are_removed_is_after_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that comes while the temporary names go waits for that, and the caller hears that it was written."""
+    source = externalise(network(), tmp_path / "model.onnx")
+    real = staging.Staged.rollback
+
+    def rollback(self: staging.Staged) -> None:
+        real(self)
+        if self.is_committed():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(staging.Staged, "rollback", rollback)
+    with pytest.raises(WrittenInterrupt):
+        bnfold.fold(source, tmp_path / "out.onnx", verify=False)

@@ -155,6 +155,15 @@ def test_the_data_of_an_overwritten_model_goes(how: str, tmp_path: Path) -> None
     assert_folded(network(), target)
 
 
+def test_data_that_is_used_again_is_not_reported(tmp_path: Path) -> None:
+    """Only an inline tensor changed, so the new data is the old, under its name: neither kept nor gone."""
+    source = externalise(network(), tmp_path / "model.onnx", ("k",), file="./model.onnx.data")
+    report = bnfold.fold(source, in_place=True).report
+    assert (report.removed, report.superseded) == ((), ())
+    assert names(tmp_path) == {"model.onnx", "model.onnx.data"}
+    assert_folded(network(), source)
+
+
 def test_a_new_fold_over_an_old_output_leaves_one_data_file(tmp_path: Path) -> None:
     """The output of an older input, written over by the new one's: no orphan stays behind."""
     target = tmp_path / "out.onnx"

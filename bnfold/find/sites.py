@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from bnfold.find import Site, batchnorm, chain
 from bnfold.graph import GraphFacts
 from bnfold.options import FoldOptions
+from bnfold.text import unmarked
 
 
 def find_sites(facts: GraphFacts, options: FoldOptions) -> list[Site]:
@@ -20,6 +21,7 @@ def find_sites(facts: GraphFacts, options: FoldOptions) -> list[Site]:
 
 def is_wanted(facts: GraphFacts, nodes: tuple[int, ...], options: FoldOptions) -> bool:
     """Whether the name or an output of a node matches --only, if given, and none matches --exclude."""
-    names = [name for node in nodes for name in (facts.nodes[node].name, *facts.nodes[node].output) if name]
+    made = [name for node in nodes for name in (facts.nodes[node].name, *facts.nodes[node].output)]
+    names = [unmarked(name) for name in made if name]
     chosen = not options.only or any(fnmatchcase(name, pattern) for name in names for pattern in options.only)
     return chosen and not any(fnmatchcase(name, pattern) for name in names for pattern in options.exclude)
