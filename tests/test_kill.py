@@ -120,8 +120,9 @@ def at_once(count: int, *args: object) -> list[tuple[int, str]]:
     return [(process.wait(), process.communicate()[1]) for process in started]
 
 
-@pytest.mark.parametrize("how", ["new", "force", "in-place"])
-@pytest.mark.parametrize("external", [True, False])
+@pytest.mark.parametrize(
+    ("how", "external"), [("new", True), ("force", True), ("in-place", True), ("in-place", False)]
+)
 def test_six_processes_at_once(how: str, external: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
     """On one target: it is a whole model, nothing else is left, and each says 0, or 2 and why."""
     proto = network()
