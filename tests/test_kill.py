@@ -13,6 +13,8 @@ import pytest
 from tests.conftest import conv_bn
 from tests.test_external import assert_folded, externalise, files_of, network, shaped
 from tools import kill
+from tools.killing import judge
+from tools.killing.scene import Scene, listing
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals as POSIX has them")
 
@@ -28,21 +30,21 @@ def test_killed_at_random_moments_the_model_is_whole(tmp_path: Path, monkeypatch
 
 def test_the_tool_sees_what_is_wrong(tmp_path: Path) -> None:
     """A half-written target, a file of another name, and an exit code that lies are each a failure."""
-    scene = kill.Scene(external=True, in_place=True, verify=False)
+    scene = Scene(external=True, in_place=True, verify=False)
     scene.before = {"model.onnx": b"old", "weights.bin": b"w"}
     scene.done = {"model.onnx": b"new", "model.onnx.data": b"d"}
     said = "interrupted; nothing was written"
     right = (scene.before, scene.before | {"model.onnx.data": b"d"}, scene.done, scene.done | {"weights.bin": b"w"})
     for files in right:
-        assert not list(kill.problems(scene, 9, -9, "", files | {".model.onnx.0123abcd.bnfold-tmp.data": b"x"}))
-    assert list(kill.problems(scene, 9, -9, "", scene.before | {"model.onnx": b"ne"}))
-    assert list(kill.problems(scene, 9, -9, "", scene.before | {"rest.data": b"d"}))
-    assert list(kill.problems(scene, 9, -9, "", scene.before | {"model.onnx": b"new"}))
-    assert not list(kill.problems(scene, 2, 130, said, scene.before))
-    assert list(kill.problems(scene, 2, 130, said, scene.done))
-    assert list(kill.problems(scene, 2, 0, "", scene.before))
-    assert list(kill.problems(scene, 2, 3, "", scene.before))
-    assert list(kill.problems(scene, 15, 130, said, scene.before | {".model.onnx.0123abcd.bnfold-tmp": b""}))
+        assert not list(judge.problems(scene, 9, -9, "", files | {".model.onnx.0123abcd.bnfold-tmp.data": b"x"}))
+    assert list(judge.problems(scene, 9, -9, "", scene.before | {"model.onnx": b"ne"}))
+    assert list(judge.problems(scene, 9, -9, "", scene.before | {"rest.data": b"d"}))
+    assert list(judge.problems(scene, 9, -9, "", scene.before | {"model.onnx": b"new"}))
+    assert not list(judge.problems(scene, 2, 130, said, scene.before))
+    assert list(judge.problems(scene, 2, 130, said, scene.done))
+    assert list(judge.problems(scene, 2, 0, "", scene.before))
+    assert list(judge.problems(scene, 2, 3, "", scene.before))
+    assert list(judge.problems(scene, 15, 130, said, scene.before | {".model.onnx.0123abcd.bnfold-tmp": b""}))
 
 
 # Forks a child for each system call that a fold makes in its folder, and kills it right before that call.
@@ -97,15 +99,15 @@ def test_killed_at_every_system_call(how: str, external: bool, tmp_path: Path) -
     ends = [(status, {name: bytes.fromhex(data) for name, data in files.items()}) for status, files in told]
     assert len(ends) > 5
     assert [status for status, _ in ends] == [9] * (len(ends) - 1) + [0]
-    scene = kill.Scene(external, how == "in-place", verify=False)
-    scene.before, scene.done = kill.listing(tmp_path / "before"), ends[-1][1]
-    assert kill.state(scene, scene.done) == "new"
+    scene = Scene(external, how == "in-place", verify=False)
+    scene.before, scene.done = listing(tmp_path / "before"), ends[-1][1]
+    assert judge.state(scene, scene.done) == "new"
     seen = set()
     for number, (_, files) in enumerate(ends[:-1], 1):
-        assert list(kill.problems(scene, 9, -9, "", files)) == []
-        seen.add(kill.state(scene, {name: data for name, data in files.items() if "bnfold-tmp" not in name}))
+        assert list(judge.problems(scene, 9, -9, "", files)) == []
+        seen.add(judge.state(scene, {name: data for name, data in files.items() if "bnfold-tmp" not in name}))
         for name in {"model.onnx", "out.onnx"} & files.keys():
-            assert kill.load_problem(tmp_path / str(number) / name) == ""
+            assert judge.load_problem(tmp_path / str(number) / name) == ""
     expected = {"old", "new"} | ({"old, and the new data"} if external else set())
     expected |= {"new, and the old data"} if external and how != "new" else set()
     assert {"old", "new"} <= seen <= expected
@@ -120,8 +122,9 @@ def at_once(count: int, *args: object) -> list[tuple[int, str]]:
     return [(process.wait(), process.communicate()[1]) for process in started]
 
 
-@pytest.mark.parametrize("how", ["new", "force", "in-place"])
-@pytest.mark.parametrize("external", [True, False])
+@pytest.mark.parametrize(
+    ("how", "external"), [("new", True), ("force", True), ("in-place", True), ("in-place", False)]
+)
 def test_six_processes_at_once(how: str, external: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
     """On one target: it is a whole model, nothing else is left, and each says 0, or 2 and why."""
     proto = network()

@@ -18,93 +18,31 @@ Prints the counts; progress and failures are on stderr. Exit code 1 if anything 
 import argparse
 import platform
 import random
-import re
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import onnx
-from onnx import ModelProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import bnfold
+from tools.killing.judge import TEMPORARY, kind_of_end, load_problem, problems, state
+from tools.killing.scene import Scene, listing, network
 
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 CALIBRATION_RUNS = 3
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.bnfold-tmp[.\w]*")
-DATA = re.compile(r".+\.data|weights\.bin")
-Files = dict[str, bytes]
 Kinds = Sequence[tuple[bool, bool, bool]]
 ALL_KINDS: Kinds = tuple(product((True, False), repeat=3))  # external, in place, verified
-
-
-@dataclass(slots=True)
-class Scene:
-    """One way to call `bnfold fold`, and what its folder holds before and after."""
-
-    external: bool
-    in_place: bool
-    verify: bool
-    before: Files = field(default_factory=dict)
-    done: Files = field(default_factory=dict)
-    seconds: float = 0.0
-
-    def __str__(self) -> str:
-        data, place = "external" if self.external else "inline", "in place" if self.in_place else "new target"
-        return f"{data}, {place}, {'verified' if self.verify else 'not verified'}"
-
-    @property
-    def target(self) -> str:
-        """The file that the fold writes."""
-        return "model.onnx" if self.in_place else "out.onnx"
-
-    def start(self, folder: Path) -> "subprocess.Popen[str]":
-        """A fold in `folder`, which is made as it was before."""
-        folder.mkdir()
-        for name, content in self.before.items():
-            (folder / name).write_bytes(content)
-        where = ["--in-place"] if self.in_place else ["-o", folder / "out.onnx"]
-        command = [sys.executable, "-m", "bnfold", "fold", folder / "model.onnx", *where, "--threads", "1"]
-        command += [] if self.verify else ["--no-verify"]
-        return subprocess.Popen(
-            list(map(str, command)), cwd=bnfold.__path__[0] + "/..", text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )  # fmt: skip
-
-
-def network(maps: int = 96, layers: int = 6) -> ModelProto:
-    """x -> (Conv -> BatchNormalization -> Relu) many times -> y: about 2 MB of weights."""
-    rng = np.random.default_rng(0)
-    nodes, held, value = [], [], "x"
-    for i in range(layers):
-        parameters = {f"g{i}": (maps,), f"b{i}": (maps,), f"m{i}": (maps,), f"v{i}": (maps,)}
-        for name, shape in {f"w{i}": (maps, maps, 3, 3), **parameters}.items():
-            held.append(numpy_helper.from_array(rng.uniform(0.01, 0.1, shape).astype(np.float32), name))
-        nodes.append(helper.make_node("Conv", [value, f"w{i}"], [f"c{i}"], pads=[1, 1, 1, 1]))
-        nodes.append(helper.make_node("BatchNormalization", [f"c{i}", *parameters], [f"n{i}"]))
-        nodes.append(helper.make_node("Relu", [f"n{i}"], [f"r{i}"]))
-        value = f"r{i}"
-    shape = [1, maps, 12, 12]
-    ends = [[helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)] for name in ("x", value)]
-    graph = helper.make_graph(nodes, "g", *ends, held)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def listing(folder: Path) -> Files:
-    """The files of a folder."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def calibrated(scene: Scene, room: Path) -> Scene:
@@ -140,61 +78,6 @@ def killed(scene: Scene, number: int, folder: Path, rng: random.Random, *, late:
     time.sleep(moment * left)
     process.send_signal(number)
     return process.wait(), process.communicate()[1]
-
-
-def problems(scene: Scene, number: int, code: int, err: str, after: Files) -> Iterator[str]:
-    """What must not be, one sentence each."""
-    temporary = {name for name in after if TEMPORARY.fullmatch(name)}
-    rest = {name: content for name, content in after.items() if name not in temporary}
-    name = state(scene, rest)
-    if name == "broken":
-        yield f"the folder holds {sorted(rest)}, which is neither the old nor the new model"
-    if number == signal.SIGKILL:
-        if code not in (0, -signal.SIGKILL):
-            yield f"exit code {code}"
-        return
-    if temporary or name not in ("old", "new"):
-        yield f"left behind: {sorted(after)} ({name})"
-    expected = {130: ("old", "new"), 0: ("new",), -number: ("old",)}
-    if name not in expected.get(code, ()) and not (name == "old" and _is_too_early(code, err)):
-        yield f"exit code {code} with the {name} model: {err.strip()[-300:]}"
-    if code == 130 and ("nothing was written" in err) != (name == "old"):
-        yield f"it says {err!r} with the {name} model"
-
-
-def _is_too_early(code: int, err: str) -> bool:
-    """Whether Python itself was still starting, which makes a traceback and exit code 1 of Ctrl-C."""
-    return code == 1 and "KeyboardInterrupt" in err and "bnfold: error" not in err
-
-
-def state(scene: Scene, rest: Files) -> str:
-    """Which model is there, by its bytes; data that no model needs is named beside it."""
-    new_data = {name: data for name, data in scene.done.items() if name not in scene.before and DATA.fullmatch(name)}
-    old_data = {name: data for name, data in scene.before.items() if name not in scene.done and DATA.fullmatch(name)}
-    states = {
-        "old": scene.before, "new": scene.done, "old, and the new data": scene.before | new_data,
-        "new, and the old data": scene.done | old_data,
-    }  # fmt: skip
-    return next((name for name, files in states.items() if rest == files), "broken")
-
-
-def load_problem(path: Path) -> str:
-    """Why a model does not load with its data, or is no valid model; "" where it does and is."""
-    try:
-        onnx.load(path)
-        onnx.checker.check_model(path)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the model is not whole
-        return f"{path.name} does not load: {error}"
-    return ""
-
-
-def kind_of_end(code: int, err: str) -> str:
-    """How a run ended, in words."""
-    if code == 0:
-        return "done before the signal"
-    if code == 130:
-        return "130, nothing was written" if "nothing was written" in err else "130, the model was written"
-    return "SIGKILL" if code == -signal.SIGKILL else "ended by the signal before bnfold's own code ran"
 
 
 @dataclass(slots=True)

@@ -1,0 +1,1 @@
+"""The parts of tools/kill.py: what is run, and how what it leaves is judged."""
