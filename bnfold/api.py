@@ -95,6 +95,7 @@ def fold(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     dims: Mapping[str, int] | None = None,
     threads: int | None = None,
+    provenance: bool = True,
     progress: Progress | None = None,
 ) -> FoldResult:
     """Fold every BatchNormalization and chain like it that can be folded exactly; prove that outputs are preserved.
@@ -123,6 +124,7 @@ def fold(
         shapes: input shapes, by input name, for models that leave them free.
         dims: sizes of symbolic dimensions, by symbol.
         threads: for onnxruntime.
+        provenance: note in the metadata of each node (below IR 10: of the model) what was folded into it.
         progress: called with a stage's name, how far it is, and how far it goes.
 
     Raises:
@@ -143,6 +145,7 @@ def fold(
         assume_range,
         named(only),
         named(exclude),
+        provenance,
     )
     options = VerifyOptions(
         (providers,) if isinstance(providers, str) else tuple(providers),

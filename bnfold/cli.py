@@ -109,11 +109,13 @@ def cli() -> None:
               help="Where to write; default: <name>.folded.onnx beside the model.")  # fmt: skip
 @click.option("--in-place", is_flag=True, help="Replace the model itself.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option("--no-provenance", is_flag=True, help="Do not note in the metadata what was folded into each node.")
 @_fold_options
 @_verify_options
 @_output_options
 def fold_command(
-    model: Path, output: Path | None, *, in_place: bool, force: bool, no_verify: bool, allow_unverified: bool,
+    model: Path, output: Path | None, *, in_place: bool, force: bool, no_provenance: bool, no_verify: bool,
+    allow_unverified: bool,
     providers: tuple[str, ...], shapes: tuple[str, ...], dims: tuple[str, ...], seed: int, trials: int,
     threads: int | None, format_: str, reports: tuple[Path, ...], verbose: bool, quiet: bool, **choices: Any,
 ) -> None:  # fmt: skip
@@ -132,7 +134,7 @@ def fold_command(
                 model, output, in_place=in_place, force=force, verify=not no_verify,
                 allow_unverified=allow_unverified, providers=providers, seed=seed, trials=trials,
                 shapes=dict(map(parse_shape, shapes)), dims=dict(map(parse_dim, dims)), threads=threads,
-                progress=callback, **choices,
+                provenance=not no_provenance, progress=callback, **choices,
             )  # fmt: skip
     except (VerificationFailed, NotVerified) as error:
         if error.result is not None:

@@ -35,8 +35,8 @@ class Editor:
         self._sweep = Sweep()
         self._fresh_values: set[str] = set()
 
-    def apply(self, plan: Plan) -> None:
-        """Carry out one plan."""
+    def apply(self, plan: Plan) -> dict[int, int]:
+        """Carry out one plan; returns the nodes that it cloned, and the copy of each."""
         self._freeze(plan.frozen)
         copies, values = self._clone(plan.clones)
         loose: list[str] = []
@@ -54,6 +54,7 @@ class Editor:
             if value not in values:
                 self._rename(value)
         self._drop_orphans(loose)
+        return copies
 
     def commit(self) -> dict[str, Tensor]:
         """Write what is pending and remove what is dead.

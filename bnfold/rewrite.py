@@ -16,6 +16,7 @@ from bnfold.graph import GraphFacts
 from bnfold.nodes import label
 from bnfold.options import FoldOptions
 from bnfold.outcome import Outcome
+from bnfold.provenance import Ledger
 from bnfold.refusals import Code, Refusal
 from bnfold.report import ModelFacts, Report, SiteReport
 from bnfold.text import printable
@@ -34,11 +35,14 @@ def rewrite(
     facts = GraphFacts(document.proto, document.folder, freeze_inputs=options.freeze_inputs, lifted=document.lifted)
     before = _model_facts(document, document.path)
     editor = Editor(facts)
-    outcomes = fold_all(facts, editor, options, progress)
+    ledger = Ledger() if options.provenance else None
+    outcomes = fold_all(facts, editor, options, progress, ledger)
     sites = [_report(outcome) for outcome in outcomes if _is_listed(outcome, options)]
     sites += [_hidden_site(node, code) for node, code in batchnorm.hidden_sites(facts)]
     if any(site.outcome == "folded" for site in sites):
         document.changed = editor.commit()
+        if ledger is not None:
+            ledger.write(document.proto)
     return Report(
         command=command,
         version=bnfold.__version__,
