@@ -36,6 +36,10 @@ class OutputError(BnfoldError):
     """The output cannot be written where it was asked for."""
 
 
+class UndoError(BnfoldError):
+    """The undo file is damaged, or belongs to another folded model. Nothing was written."""
+
+
 class UsageError(BnfoldError):
     """An argument that makes no sense: an unknown provider, a shape that does not parse."""
 
