@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,14 +28,20 @@ class Finish:
     replace: bool
     allow_unverified: bool
     progress: Progress | None
+    undo: Path | None = None
+    force: bool = False
 
     def write_unchanged(self, target: Path | None, *, in_place: bool) -> None:
         """Nothing folds: a byte copy, which needs no runtime."""
+        document = self.result._document  # noqa: SLF001 - it fills that result
+        data = [] if target is None else [target.parent / location for location in sorted(document.data_files)]
         if target is None or in_place:
+            if target is not None:
+                self._commit(lambda: None, target, target, data)
             self._say("nothing to fold, the model is untouched", None, 0)
             return
-        with staged(self.result._document, target, unchanged=True) as stage:  # noqa: SLF001 - it fills that result
-            stage.commit(replace=self.replace)
+        with staged(document, target, unchanged=True) as stage:
+            self._commit(lambda: stage.commit(replace=self.replace), stage.path, target, data)
         self._say("nothing to fold, copied byte for byte", target, self.result.report.before.bytes)
 
     def write(self, target: Path, *, verify: bool) -> None:
@@ -45,7 +52,7 @@ class Finish:
             written, used = stage.bytes, {path.name for path in stage.data}
             if target == self.source:
                 self.result._document.check_unchanged()  # noqa: SLF001 - it fills that result
-            stage.commit(replace=self.replace)
+            self._commit(lambda: stage.commit(replace=self.replace), stage.path, target, stage.data)
         self._say("written", target, written)
         if target == self.source:
             old = tuple(sorted(self.result._document.data_files - used))  # noqa: SLF001 - it fills that result
@@ -65,6 +72,18 @@ class Finish:
             staged(document, Path(folder) / "model.onnx", unchanged=False) as stage,
         ):
             self._verify(self.source, stage.path)
+
+    def _commit(self, commit: Callable[[], None], model: Path, target: Path, data: Iterable[Path]) -> None:
+        """Let `commit` make `model`, with its data files, the file `target`; an undo file comes before."""
+        if self.undo is None:
+            commit()
+            return
+        from bnfold.undo.make import undo_file
+
+        folded = {target.name: model} | {path.relative_to(target.parent).as_posix(): path for path in data}
+        with undo_file(self.undo, self.result._document, folded, force=self.force):  # noqa: SLF001 - of that result
+            commit()
+        self.result.report = replace(self.result.report, undo=str(self.undo))
 
     def _verify(self, source: Path | ModelProto, folded: Path | bytes) -> None:
         from bnfold.verify.judge import verify_pair

@@ -178,6 +178,14 @@ def test_a_copy_says_it_and_the_original_does_not() -> None:
     assert {node.output[0]: len(node.metadata_props) for node in convs} == {"c": 0, "y": 1}
 
 
+def test_a_copy_says_what_went_into_the_original_before() -> None:
+    """The copy of a Conv that took a BatchNormalization in has that one in its weights too."""
+    text = "c = Conv (x, w)\nn = BN <maps = 4> (c)\ny = BN <maps = 4> (n)\nz = Relu (n)"
+    found = check(graph(text, outputs=("y", "z"), ir_version=10, w=(4, 4, 1, 1)), folded=2, clone_shared=True).model
+    told = {node.output[0]: json.loads(node.metadata_props[0].value)["sites"] for node in found.graph.node[:2]}
+    assert {made: [site["output"] for site in sites] for made, sites in told.items()} == {"n": ["n"], "y": ["n", "y"]}
+
+
 def test_a_matmul_that_becomes_a_gemm_says_it() -> None:
     """The node that is left has another operator by then."""
     proto = graph("c = MatMul (x, w)\ny = BN <maps = 4> (c)", (2, 4), ir_version=10, w=(4, 4))
