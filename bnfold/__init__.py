@@ -18,25 +18,30 @@ __all__ = [
     "InvalidModelError",
     "NotVerified",
     "OutputError",
+    "Restored",
+    "UndoError",
     "UsageError",
     "Verification",
     "VerificationFailed",
     "__version__",
     "fold",
     "inspect",
+    "unfold",
 ]
 
 if TYPE_CHECKING:
-    from bnfold.api import fold, inspect
+    from bnfold.api import fold, inspect, unfold
     from bnfold.errors import (
         BnfoldError,
         InvalidModelError,
         NotVerified,
         OutputError,
+        UndoError,
         UsageError,
         VerificationFailed,
     )
     from bnfold.results import FoldResult, Inspection
+    from bnfold.undo.restore import Restored
     from bnfold.verify import Verification
 
 _HOME = {
@@ -44,12 +49,15 @@ _HOME = {
     "InvalidModelError": "errors",
     "NotVerified": "errors",
     "OutputError": "errors",
+    "UndoError": "errors",
     "UsageError": "errors",
     "VerificationFailed": "errors",
     "FoldResult": "results",
     "Inspection": "results",
     "fold": "api",
     "inspect": "api",
+    "unfold": "api",
+    "Restored": "undo.restore",
     "Verification": "verify",
 }
 

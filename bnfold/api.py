@@ -20,7 +20,11 @@ from bnfold.results import FoldResult, Inspection
 from bnfold.rewrite import Progress, rewrite
 from bnfold.staging import cannot_write, check_target
 from bnfold.text import printable
+from bnfold.undo.make import check_undo_target
+from bnfold.undo.unfold import unfold
 from bnfold.verify import VerifyOptions
+
+__all__ = ["fold", "inspect", "unfold"]
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -98,6 +102,8 @@ def fold(
     dims: Mapping[str, int] | None = None,
     threads: int | None = None,
     follow_links: bool = False,
+    provenance: bool = True,
+    undo_file: "str | PathLike[str] | None" = None,
     progress: Progress | None = None,
 ) -> FoldResult:
     """Fold every BatchNormalization and chain like it that can be folded exactly; prove that outputs are preserved.
@@ -129,6 +135,8 @@ def fold(
         threads: for onnxruntime.
         follow_links: read external data through symbolic and hard links, as in Hugging Face's cache, in a folder that
             you trust. What is written is never a link.
+        provenance: note in the metadata of each node (below IR 10: of the model) what was folded into it.
+        undo_file: write what `unfold` needs to get the original bytes back to this new file (`force` replaces it).
         progress: called with a stage's name, how far it is, and how far it goes.
 
     Raises:
@@ -140,6 +148,7 @@ def fold(
     started = time.perf_counter()
     source = _source(model)
     target = _target(source, output, in_place=in_place, force=force)
+    undo = _undo(undo_file, source, target, force=force)
     chosen = FoldOptions(
         sources,
         freeze_inputs,
@@ -149,6 +158,7 @@ def fold(
         assume_range,
         named(only),
         named(exclude),
+        provenance,
     )
     options = VerifyOptions(
         (providers,) if isinstance(providers, str) else tuple(providers),
@@ -164,7 +174,7 @@ def fold(
     result = FoldResult(report, None, document)
     finish = Finish(
         result, source, options, started, replace=force or in_place, allow_unverified=allow_unverified,
-        progress=progress,
+        progress=progress, undo=undo, force=force,
     )  # fmt: skip
     if not report.folded:
         finish.write_unchanged(target, in_place=in_place)
@@ -223,3 +233,15 @@ def _target(
         raise OutputError(f"{printable(str(target))} is the input itself; --in-place overwrites it")
     check_target(target, force=force)
     return target
+
+
+def _undo(
+    undo_file: "str | PathLike[str] | None", source: Path | ModelProto, target: Path | None, *, force: bool
+) -> Path | None:
+    if undo_file is None:
+        return None
+    if target is None or not isinstance(source, Path):
+        raise UsageError("an undo file goes from one file to another: it needs a path, and an output or in place")
+    path = Path(undo_file)
+    check_undo_target(path, [source, target, target.with_name(f"{target.name}.data")], force=force)
+    return path

@@ -107,18 +107,22 @@ def cli() -> None:
               help="Where to write; default: <name>.folded.onnx beside the model.")  # fmt: skip
 @click.option("--in-place", is_flag=True, help="Replace the model itself.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option("--undo-file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Write what `bnfold unfold` needs to get the original bytes back.")  # fmt: skip
+@click.option("--no-provenance", is_flag=True, help="Do not note in the metadata what was folded into each node.")
 @_fold_options
 @_verify_options
 @_output_options
 def fold_command(
-    model: Path, output: Path | None, *, in_place: bool, force: bool, no_verify: bool, allow_unverified: bool,
+    model: Path, output: Path | None, *, in_place: bool, force: bool, no_provenance: bool, no_verify: bool,
+    undo_file: Path | None, allow_unverified: bool,
     providers: tuple[str, ...], shapes: tuple[str, ...], dims: tuple[str, ...], seed: int, trials: int,
     threads: int | None, format_: str, reports: tuple[Path, ...], verbose: bool, quiet: bool, **choices: Any,
 ) -> None:  # fmt: skip
     """Fold every BatchNormalization of MODEL, and every chain like one, that can be folded exactly; verify; write."""
     if output is None and not in_place:
         output = _default_output(model)
-    _check_reports(reports, model, output)
+    _check_reports(reports, model, output, undo_file)
     with interrupts.held_back():  # extension modules make other errors of a Ctrl-C while they are imported
         from bnfold import api
         from bnfold.errors import NotVerified, VerificationFailed
@@ -132,7 +136,7 @@ def fold_command(
                 model, output, in_place=in_place, force=force, verify=not no_verify,
                 allow_unverified=allow_unverified, providers=providers, seed=seed, trials=trials,
                 shapes=dict(map(parse_shape, shapes)), dims=dict(map(parse_dim, dims)), threads=threads,
-                progress=callback, **choices,
+                provenance=not no_provenance, undo_file=undo_file, progress=callback, **choices,
             )  # fmt: skip
         show(result.report)
     except (VerificationFailed, NotVerified) as error:
@@ -161,6 +165,28 @@ def inspect_command(
         from bnfold import api
 
     Show(format_, reports, verbose=verbose, quiet=quiet)(api.inspect(model, **choices).report)
+
+
+@cli.command("unfold", epilog=EXIT_CODES)
+@click.argument("folded", type=click.Path(path_type=Path))
+@click.argument("undo", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="OUT", help="Where to write the original.")
+@click.option("--in-place", is_flag=True, help="Replace the folded model itself.")
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+def unfold_command(
+    folded: Path, undo: Path, output: Path | None, *, in_place: bool, force: bool, quiet: bool
+) -> None:
+    """Get the original of FOLDED back, byte for byte, with the UNDO file that `fold --undo-file` wrote."""
+    from bnfold import api
+    from bnfold.text import size
+
+    restored = api.unfold(folded, undo, output, in_place=in_place, force=force)
+    if quiet:
+        return
+    click.echo(f"restored -> {printable(str(restored.path))} ({size(restored.bytes)})")
+    for path in restored.superseded:
+        click.echo(f"no longer used by this model: {printable(str(path))} (remove it if nothing else needs it)")
 
 
 def _default_output(model: Path) -> Path:

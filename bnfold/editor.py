@@ -43,8 +43,8 @@ class Editor(NodeEditor):
         self._sweep.note_devices(facts.nodes)
         self._initializers: dict[str, TensorProto] = {t.name: t for s in facts.scopes for t in s.initializers}
 
-    def apply(self, plan: Plan) -> None:
-        """Carry out one plan."""
+    def apply(self, plan: Plan) -> dict[int, int]:
+        """Carry out one plan; returns the nodes that it cloned, and the copy of each."""
         self._freeze(plan.frozen)
         copies, values = self._clone(plan.clones)
         loose: list[str] = []
@@ -62,6 +62,7 @@ class Editor(NodeEditor):
             if value not in values:
                 self._rename(value)
         self._drop_orphans(loose)
+        return copies
 
     def commit(self) -> dict[str, Tensor]:
         """Write what is pending and remove what is dead.

@@ -44,6 +44,10 @@ class TooLargeError(OutputError):
     """The model does not fit into one protobuf of 2 GiB."""
 
 
+class UndoError(BnfoldError):
+    """The undo file is damaged, or belongs to another folded model. Nothing was written."""
+
+
 class UsageError(BnfoldError):
     """An argument that makes no sense: an unknown provider, a shape that does not parse."""
 

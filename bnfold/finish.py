@@ -16,7 +16,7 @@ from bnfold.output import staged
 from bnfold.relocated import Relocated, relocated
 from bnfold.results import FoldResult
 from bnfold.rewrite import Progress
-from bnfold.staging import Staged, cannot_write
+from bnfold.staging import Files, Staged, cannot_write
 from bnfold.text import plural
 from bnfold.verify import VerifyOptions
 from bnfold.wire import made
@@ -48,15 +48,26 @@ class Finish:
     replace: bool
     allow_unverified: bool
     progress: Progress | None
+    undo: Path | None = None
+    force: bool = False
 
     def write_unchanged(self, target: Path | None, *, in_place: bool) -> None:
         """Nothing folds: a byte copy, which needs no runtime."""
+        document = self.result._document  # noqa: SLF001 - it fills that result
+        data = [] if target is None else [target.parent / location for location in sorted(document.data_files)]
         if target is None or in_place:
+            if target is not None:
+                files = {path.relative_to(target.parent).as_posix(): path for path in (target, *data)}
+                with self._undo(files):
+                    pass
             self._say("nothing to fold, the model is untouched", None, 0)
             return
-        document = self.result._document  # noqa: SLF001 - it fills that result
+        own = {path.relative_to(target.parent).as_posix(): path for path in data}
         with staged(document, target, unchanged=True) as stage:
-            stage.commit(replace=self.replace, old=lambda: unneeded_data(target, document.data_paths()))
+            stage.commit(
+                replace=self.replace, old=lambda: unneeded_data(target, document.data_paths()),
+                around=lambda files: self._undo({**files, **own, **files}),
+            )  # fmt: skip
             self._say("nothing to fold, copied byte for byte", target, self.result.report.before.bytes)
             self._say_of_files(stage)
 
@@ -68,10 +79,14 @@ class Finish:
                 self._verify(stage.path)
             if target == self.source:
                 old = frozenset(document.data_files)
-                stage.commit(replace=True, check=document.check_unchanged, old=lambda: old)
+                stage.commit(replace=True, check=document.check_unchanged, old=lambda: old, around=self._undo)
                 stage.adopt()
             else:
-                stage.commit(replace=self.replace, old=lambda: unneeded_data(target, document.data_paths()))
+                stage.commit(
+                    replace=self.replace,
+                    old=lambda: unneeded_data(target, document.data_paths()),
+                    around=self._undo,
+                )
             self._say("written", target, stage.bytes)
             self._say_of_files(stage)
 
@@ -96,6 +111,18 @@ class Finish:
                 return
         with _temporary_folder() as folder, staged(document, folder / "model.onnx", unchanged=False) as stage:
             self._verify(stage.path)
+
+    @contextlib.contextmanager
+    def _undo(self, folded: Files) -> Iterator[None]:
+        """Where an undo file is wanted, it is in its place before the block puts the model there."""
+        if self.undo is None:
+            yield
+            return
+        from bnfold.undo.make import undo_file
+
+        with undo_file(self.undo, self.result._document, folded, force=self.force):  # noqa: SLF001 - of that result
+            yield
+        self.result.report = replace(self.result.report, undo=str(self.undo))
 
     def _verify(self, folded: Path | bytes) -> None:
         from bnfold.verify.judge import verify_pair

@@ -26,6 +26,7 @@ from bnfold.plan.partial import partial
 from bnfold.plan.residual import residual
 from bnfold.plan.siblings import sibling
 from bnfold.policy import unwanted
+from bnfold.provenance import Ledger
 from bnfold.refusals import Code, Refusal
 from bnfold.text import printable
 
@@ -35,10 +36,14 @@ LONGEST_CUT = 8  # chains of more nodes are folded whole or not at all
 
 
 def fold_all(
-    facts: GraphFacts, editor: Editor, options: FoldOptions, progress: Progress | None = None
+    facts: GraphFacts,
+    editor: Editor,
+    options: FoldOptions,
+    progress: Progress | None = None,
+    ledger: Ledger | None = None,
 ) -> list[Outcome]:
-    """Fold what can be folded; one outcome for each site, in the order of the file."""
-    fixpoint = _Fixpoint(facts, editor, options, progress)
+    """Fold what can be folded; one outcome for each site, in the order of the file. `ledger` takes note."""
+    fixpoint = _Fixpoint(facts, editor, options, progress, ledger)
     waiting = fixpoint.find()
     while fixpoint.round(waiting) or fixpoint.cut_all(waiting) or fixpoint.merge():
         waiting = fixpoint.find()
@@ -52,6 +57,7 @@ class _Fixpoint:
     editor: Editor
     options: FoldOptions
     progress: Progress | None
+    ledger: Ledger | None
     folded: list[Outcome] = field(default_factory=list)
     seen: dict[tuple[str, tuple[int, ...]], Outcome] = field(default_factory=dict)
     beside: set[int] = field(default_factory=set)
@@ -111,8 +117,7 @@ class _Fixpoint:
         for plan, gone, into in merges(self.facts) if self.options.merge_branches else ():
             if is_wanted(self.facts, (gone,), self.options):
                 outcome = replace(open_outcome(self.facts, Site("branch", (gone,))), plan=plan, into=into)
-                self.editor.apply(plan)
-                self.folded.append(outcome)
+                self._apply(outcome, plan)
         return len(self.folded) > before
 
     def _piece(self, outcome: Outcome, start: int, stop: int) -> Outcome:
@@ -207,9 +212,14 @@ class _Fixpoint:
             return
         outcome.plan, outcome.refusal = answer, None
         outcome.into = ", ".join(dict.fromkeys(label(self.facts.nodes[node]) for node in answer.absorbers)) or None
-        self.editor.apply(answer)
-        self.folded.append(outcome)
+        self._apply(outcome, answer)
         self.turned.update(edit.node for edit in answer.edits if isinstance(edit, TurnIntoAdd))
+
+    def _apply(self, outcome: Outcome, plan: Plan) -> None:
+        copies = self.editor.apply(plan)
+        self.folded.append(outcome)
+        if self.ledger is not None:
+            self.ledger.note(outcome, self.facts.nodes, copies)
 
 
 def by_reference(facts: GraphFacts, error: ByReferenceError) -> Refusal:

@@ -23,6 +23,7 @@ class FoldOptions:
         merge_branches: add up parallel Conv of one input.
         assume_range: in float16 and bfloat16, assume that no value on the way overflows.
         only, exclude: patterns of site names (fnmatch).
+        provenance: note in the metadata of each node what was folded into it.
     """
 
     sources: Sources = "affine"
@@ -33,6 +34,7 @@ class FoldOptions:
     assume_range: bool = False
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    provenance: bool = False
 
     def __post_init__(self) -> None:
         if self.sources not in SOURCES:

@@ -29,6 +29,7 @@ class Outcome:
         site: its nodes.
         kind: "BatchNormalization", "chain" or "branch".
         label, output, producer: how its nodes, its output and what makes its input were called before any fold.
+        names, value: operator and name of its first and last node, and the name of its output, as the file has them.
         beside_conv: a Conv or ConvTranspose made its input or read its output, before any fold.
         source: its map; None where it has none.
         refusal: why it is still there, by the last attempt.
@@ -46,6 +47,8 @@ class Outcome:
     refusal: Refusal | None = None
     plan: Plan | None = None
     into: str | None = None
+    names: tuple[tuple[str, str], ...] = ()
+    value: str = ""
 
 
 def open_outcome(facts: GraphFacts, site: Site, beside: AbstractSet[int] | None = None) -> Outcome:
@@ -60,7 +63,8 @@ def open_outcome(facts: GraphFacts, site: Site, beside: AbstractSet[int] | None 
         around = (source, *(use.node for use in itertools.islice(facts.users(output), 16)))
         stands = any(node is not None and facts.op(node) in CONVOLUTIONS for node in around)
         stands = stands if beside is None else any(node in beside for node in site.nodes)
-    return Outcome(site, site.kind, name, printable(output), producer, stands)
+    names = tuple((node.op_type, node.name) for node in ((first,) if first is last else (first, last)))
+    return Outcome(site, site.kind, name, printable(output), producer, stands, names=names, value=output)
 
 
 def both(upstream: Refusal, downstream: Refusal) -> Refusal:

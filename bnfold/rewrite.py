@@ -18,6 +18,7 @@ from bnfold.graph import GraphFacts
 from bnfold.nodes import label, nested_nodes
 from bnfold.options import FoldOptions
 from bnfold.outcome import Outcome
+from bnfold.provenance import Ledger
 from bnfold.refusals import Code, Refusal
 from bnfold.report import ModelFacts, Report, SiteReport
 from bnfold.scopes import open_scopes
@@ -44,13 +45,16 @@ def rewrite(
             scopes=scopes,
         )
         editor = Editor(facts)
+        ledger = Ledger() if options.provenance else None
         with open_functions(document, editor) as functions:
-            sites = _fold([editor, *functions.editors], options, progress)
+            sites = _fold([editor, *functions.editors], options, progress, ledger)
             sites += [_hidden_site(node, code) for node, code in batchnorm.hidden_sites(facts, functions.closed)]
             if any(site.outcome == "folded" for site in sites):
                 for inner in functions.editors:
                     inner.commit()
                 document.changed = editor.commit()
+                if ledger is not None:
+                    ledger.write(document.proto)
     return Report(
         command=command,
         version=bnfold.__version__,
@@ -65,11 +69,13 @@ def rewrite(
     )
 
 
-def _fold(editors: list[Editor], options: FoldOptions, progress: Progress | None) -> list[SiteReport]:
+def _fold(
+    editors: list[Editor], options: FoldOptions, progress: Progress | None, ledger: Ledger | None
+) -> list[SiteReport]:
     """Fold the main graph, then each function."""
     sites: list[SiteReport] = []
     for editor in editors:
-        outcomes = fold_all(editor.facts, editor, options, progress)
+        outcomes = fold_all(editor.facts, editor, options, progress, ledger)
         sites += [_report(editor.facts, outcome) for outcome in outcomes if _is_listed(outcome, options)]
     return sites
 

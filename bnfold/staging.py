@@ -10,8 +10,9 @@ and a full disk included, takes back what was written. A process that is killed 
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from bnfold.fileops import holds_the_same, name_for, rename_to_fresh, sync_folde
 from bnfold.interrupts import held_back, stop_if_one_came
 from bnfold.locking import alone_in
 from bnfold.text import printable
+
+Files = Mapping[str, Path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ class Staged:
         replace: bool,
         check: Callable[[], None] = _nothing,
         old: Callable[[], AbstractSet[str]] = frozenset,
+        around: "Callable[[Files], AbstractContextManager[object]]" = contextlib.nullcontext,
     ) -> None:
         """Put the model in its place: the one moment at which the target changes.
 
@@ -105,6 +109,7 @@ class Staged:
             replace: whether a file that is there may be replaced.
             check: called right before; raises where the model must not be put in its place.
             old: says the locations of the data of the model that is replaced; called before that.
+            around: what has to be in its place before the model is; given the model's files, the model first.
 
         Raises:
             OutputError: the target cannot be replaced; or it came into being meanwhile, and `replace` is off.
@@ -116,7 +121,7 @@ class Staged:
                     check()
                     unused = old() if replace else frozenset()
                     places = self._prepare(replace=replace)
-                    with held_back():  # between data and model, and between model and old data, nothing interrupts
+                    with around(self._files(places)), held_back():  # once data is put, nothing interrupts
                         self._put(places, replace=replace)
                         self._clean(unused)
                 finally:
@@ -134,6 +139,13 @@ class Staged:
             self.rewrite(self._last, places)
         self._inode = self._last.stat().st_ino
         return places
+
+    def _files(self, places: list[Path]) -> "Files":
+        """What the model's files will be called from its folder, and where they are now; the model first."""
+        pairs = zip(places, self.new_data, strict=True)
+        return {self.target.name: self._last} | {
+            place.relative_to(self.target.parent).as_posix(): new.temporary for place, new in pairs
+        }
 
     def _put(self, places: list[Path], *, replace: bool) -> None:
         for new, place in zip(self.new_data, places, strict=True):

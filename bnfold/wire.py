@@ -38,12 +38,12 @@ class Later(Protocol):
 Piece = Buffer | Later
 
 
-class _OddError(Exception):
+class OddWireError(Exception):
     """The bytes are not of the plain form."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Field:
+class Field:
     """A field of a message: its key (number and kind), where its tag starts, where its content starts and stops."""
 
     key: int
@@ -56,9 +56,9 @@ def lift(data: bytes) -> tuple[bytes, dict[int, memoryview]] | None:
     """The skeleton, and the numbers that it lacks by index of the initializer; None where nothing can be lifted."""
     view = memoryview(data)
     try:
-        (graph,) = (f for f in _fields(data, 0, len(data)) if f.key == GRAPH_KEY)
+        (graph,) = (f for f in fields(data, 0, len(data)) if f.key == GRAPH_KEY)
         found = _large_tensors(data, graph)
-    except (_OddError, ValueError):
+    except (OddWireError, ValueError):
         return None
     if not found:
         return None
@@ -80,13 +80,13 @@ def splice(skeleton: bytes, numbers: Mapping[int, Piece]) -> list[Piece]:
     if not numbers:
         return [skeleton]
     view = memoryview(skeleton)
-    (graph,) = (f for f in _fields(skeleton, 0, len(skeleton)) if f.key == GRAPH_KEY)
-    tensors = [f for f in _fields(skeleton, graph.start, graph.stop) if f.key == INITIALIZER_KEY]
+    (graph,) = (f for f in fields(skeleton, 0, len(skeleton)) if f.key == GRAPH_KEY)
+    tensors = [f for f in fields(skeleton, graph.start, graph.stop) if f.key == INITIALIZER_KEY]
     pieces: list[Piece] = []
     last = graph.start
     for index in sorted(numbers):
         tensor, content = tensors[index], numbers[index]
-        (raw,) = (f for f in _fields(skeleton, tensor.start, tensor.stop) if f.key == RAW_DATA_KEY)
+        (raw,) = (f for f in fields(skeleton, tensor.start, tensor.stop) if f.key == RAW_DATA_KEY)
         before, after = view[tensor.start : raw.tag], view[raw.stop : tensor.stop]
         header = _header(RAW_DATA_KEY, len(content))
         length = len(before) + len(header) + len(content) + len(after)
@@ -97,25 +97,29 @@ def splice(skeleton: bytes, numbers: Mapping[int, Piece]) -> list[Piece]:
     return [view[: graph.tag], header, *pieces, view[graph.stop :]]
 
 
-def _large_tensors(data: bytes, graph: _Field) -> list[tuple[int, _Field, _Field]]:
+def _large_tensors(data: bytes, graph: Field) -> list[tuple[int, Field, Field]]:
     """Index, tensor and raw_data of each initializer that is worth lifting."""
-    found: list[tuple[int, _Field, _Field]] = []
+    found: list[tuple[int, Field, Field]] = []
     index = 0
-    for tensor in _fields(data, graph.start, graph.stop):
+    for tensor in fields(data, graph.start, graph.stop):
         if tensor.key != INITIALIZER_KEY:
             continue
         if tensor.stop - tensor.start > SMALLEST:
-            fields = list(itertools.islice(_fields(data, tensor.start, tensor.stop), MOST_FIELDS))
-            raws = [f for f in fields if f.key == RAW_DATA_KEY]
-            if len(raws) > 1 or len(fields) == MOST_FIELDS:
-                raise _OddError
+            held = list(itertools.islice(fields(data, tensor.start, tensor.stop), MOST_FIELDS))
+            raws = [f for f in held if f.key == RAW_DATA_KEY]
+            if len(raws) > 1 or len(held) == MOST_FIELDS:
+                raise OddWireError
             found += [(index, tensor, raw) for raw in raws if raw.stop - raw.start >= SMALLEST]
         index += 1
     return found
 
 
-def _fields(data: bytes, position: int, end: int) -> Iterator[_Field]:
-    """The fields of the message between `position` and `end`."""
+def fields(data: Buffer, position: int, end: int) -> Iterator[Field]:
+    """The fields of the message between `position` and `end`.
+
+    Raises:
+        OddWireError: they are not of the plain form.
+    """
     while position < end:
         tag = position
         key, position = _varint(data, position, end)
@@ -128,13 +132,13 @@ def _fields(data: bytes, position: int, end: int) -> Iterator[_Field]:
         elif kind in _FIXED:
             position += _FIXED[kind]
         else:
-            raise _OddError  # groups, or no protobuf at all
+            raise OddWireError  # groups, or no protobuf at all
         if position > end:
-            raise _OddError
-        yield _Field(key, tag, start, position)
+            raise OddWireError
+        yield Field(key, tag, start, position)
 
 
-def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
+def _varint(data: Buffer, position: int, end: int) -> tuple[int, int]:
     value = shift = 0
     while position < end and shift < 64:
         byte = data[position]
@@ -143,7 +147,7 @@ def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position
         shift += 7
-    raise _OddError
+    raise OddWireError
 
 
 def _header(key: int, length: int) -> bytes:

@@ -59,12 +59,15 @@ def test_the_public_names_are_pinned() -> None:
         "InvalidModelError",
         "NotVerified",
         "OutputError",
+        "Restored",
+        "UndoError",
         "UsageError",
         "Verification",
         "VerificationFailed",
         "__version__",
         "fold",
         "inspect",
+        "unfold",
     ]
     assert all(getattr(bnfold, name) for name in bnfold.__all__)
     assert dir(bnfold) == sorted(bnfold.__all__)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from bnfold.affine import ChannelAffine
+from bnfold.rounding import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,16 @@ class Source:
         overridable: the overridable initializers that it was read from.
         scales_maps: one of its factors has several elements, one for each feature map.
         per_map: one of its constants has several elements, one for each feature map.
+        parameters: gamma, beta, mean and var of a BatchNormalization, as they are stored; () for a chain.
+        epsilon: of a BatchNormalization.
     """
 
     affine: ChannelAffine
     overridable: tuple[str, ...] = ()
     scales_maps: bool = True
     per_map: bool = True
+    parameters: tuple[Array, ...] = ()
+    epsilon: float = 0.0
 
     def scaling(self) -> "Source":
         """The same without the shift."""

@@ -78,8 +78,11 @@ def source(facts: GraphFacts, site: Site) -> Source | Refusal:
     values = _values(facts, node, arrays)
     if isinstance(values, Refusal):
         return values
-    affine = _affine(node, values)
-    return affine if isinstance(affine, Refusal) else Source(affine, tuple(overridable))
+    epsilon = float_attribute(node, "epsilon", DEFAULT_EPSILON)
+    affine = _affine(node, values, epsilon)
+    if isinstance(affine, Refusal):
+        return affine
+    return Source(affine, tuple(overridable), parameters=tuple(arrays), epsilon=epsilon)
 
 
 def _not_inference(facts: GraphFacts, node: NodeProto) -> Refusal | None:
@@ -121,8 +124,7 @@ def _values(facts: GraphFacts, node: NodeProto, arrays: list[Array]) -> Float64A
     return values
 
 
-def _affine(node: NodeProto, values: Float64Array) -> ChannelAffine | Refusal:
-    epsilon = float_attribute(node, "epsilon", DEFAULT_EPSILON)
+def _affine(node: NodeProto, values: Float64Array, epsilon: float) -> ChannelAffine | Refusal:
     with np.errstate(all="ignore"):
         total = values[3] + epsilon
         affine = ChannelAffine.from_batchnorm(values[0], values[1], values[2], values[3], epsilon)

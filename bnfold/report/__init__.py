@@ -75,6 +75,7 @@ class Report:
         verification: None where nothing was verified.
         status: in one word what the outcome is, such as "folded" or "nothing to fold".
         output: the file written; None where none was.
+        undo: the undo file written with it.
         seconds: how long it took.
     """
 
@@ -94,6 +95,7 @@ class Report:
     verification: Verification | None = None
     status: str = ""
     output: str | None = None
+    undo: str | None = None
     seconds: float = 0.0
     schema: str = field(default=SCHEMA)
 

@@ -85,7 +85,8 @@ def _fold(console: Console, report: Report, *, boxes: bool, verbose: bool) -> No
         for run in report.verification.runs:
             _line(console, *_verdict(run))
     written = f" -> {printable(report.output)}" if report.output else ""
-    _line(console, f"{report.status}{written} ({report.seconds:.2f} s)", "bold")
+    undo = f", undo file {printable(report.undo)}" if report.undo else ""
+    _line(console, f"{report.status}{written}{undo} ({report.seconds:.2f} s)", "bold")
 
 
 def _files(console: Console, report: Report) -> None:
