@@ -139,16 +139,19 @@ class Editor(NodeEditor):
         """Set constant inputs of several calls of a function; what was one tensor and still is stays one."""
         groups: list[list[SetConstant]] = []
         for edit in edits:
-            old = self._input(edit)
-            group = next(
-                (g for g in groups if self._input(g[0]) == old and same_numbers(g[0].tensor, edit.tensor)), None
-            )
+            group = next((g for g in groups if self._may_share(g[0], edit)), None)
             if group is None:
                 groups.append([edit])
             else:
                 group.append(edit)
         loose = [name for group in groups for name in self._set_constants(group)]
         self._drop_orphans(loose)
+
+    def _may_share(self, first: SetConstant, second: SetConstant) -> bool:
+        """Whether one tensor may serve both: they read one now, have the same numbers, and would see the new one."""
+        old, homes = self._input(first), self.facts.homes
+        seen = old in self._initializers or homes[first.node] == homes[second.node]
+        return seen and old == self._input(second) and same_numbers(first.tensor, second.tensor)
 
     def drop_argument(self, node: int, slot: int) -> None:
         """Let a call pass one input less."""

@@ -219,7 +219,7 @@ class _Fixpoint:
         copies = self.editor.apply(plan)
         self.folded.append(outcome)
         if self.ledger is not None:
-            self.ledger.note(outcome, self.facts.nodes, copies)
+            self.ledger.note(outcome, self.facts, copies)
 
 
 def by_reference(facts: GraphFacts, error: ByReferenceError) -> Refusal:

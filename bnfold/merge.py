@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bnfold.affine import Float64Array
-from bnfold.edits import Edit, Plan, SetConstant
+from bnfold.edits import Edit, Plan, SetConstant, together
 from bnfold.graph import GraphFacts
 from bnfold.nodes import Geometry, geometry, int_attribute, label, text_attribute
 from bnfold.refusals import Refusal
@@ -30,10 +30,22 @@ def merges(facts: GraphFacts) -> Iterator[tuple[Plan, int, str]]:
         if index in facts.removed or facts.op(index) != "Add" or facts.opset() < 7:
             continue
         pair = _pair(facts, index)
-        plan = None if pair is None else _plan(facts, index, *pair)
+        plan = None if pair is None else _plan_of_all_calls(facts, index, *pair)
         if pair is None or plan is None:
             continue
         yield plan, pair[1], label(facts.nodes[pair[0]])
+
+
+def _plan_of_all_calls(facts: GraphFacts, add: int, large: int, small: int) -> Plan | None:
+    """The plan; in a function, that of every call together."""
+    plans: list[Plan] = []
+    for context in range(facts.contexts):
+        with facts.using(context):
+            plan = _plan(facts, add, large, small)
+        if plan is None:
+            return None
+        plans.append(plan)
+    return together(plans)
 
 
 def _pair(facts: GraphFacts, add: int) -> tuple[int, int] | None:

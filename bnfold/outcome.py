@@ -9,7 +9,7 @@ from bnfold.find import Site, Source
 from bnfold.graph import GraphFacts
 from bnfold.nodes import label
 from bnfold.refusals import Code, Refusal
-from bnfold.text import printable
+from bnfold.text import printable, unmarked
 
 CONVOLUTIONS = frozenset(["Conv", "ConvTranspose"])
 
@@ -64,7 +64,7 @@ def open_outcome(facts: GraphFacts, site: Site, beside: AbstractSet[int] | None 
         stands = any(node is not None and facts.op(node) in CONVOLUTIONS for node in around)
         stands = stands if beside is None else any(node in beside for node in site.nodes)
     names = tuple((node.op_type, node.name) for node in ((first,) if first is last else (first, last)))
-    return Outcome(site, site.kind, name, printable(output), producer, stands, names=names, value=output)
+    return Outcome(site, site.kind, name, printable(output), producer, stands, names=names, value=unmarked(output))
 
 
 def both(upstream: Refusal, downstream: Refusal) -> Refusal:

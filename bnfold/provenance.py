@@ -10,14 +10,15 @@ the model has one, by the name of each node's first output. The text is compact 
 
 `nodes` are operator and name of the first and the last node of the site. A chain has the digests `scale` and `shift`
 of the float64 arrays that it comes to; a merged branch has none. D, a digest, is the first 16 hex digits of the
-SHA-256 of `float32[64]` (type and shape) followed by the numbers, little-endian, in C order.
+SHA-256 of `float32[64]` (type and shape) followed by the numbers, little-endian, in C order. In a function that is
+called several times, each time with its own numbers, they are those of the first call, and "calls" says how many.
 
 A later fold that folds something into a node again replaces that node's entry.
 """
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -27,6 +28,7 @@ from onnx import ModelProto, NodeProto
 import bnfold
 from bnfold.find import Source
 from bnfold.find.batchnorm import PARAMETERS
+from bnfold.graph import GraphFacts
 from bnfold.nodes import nested_nodes
 from bnfold.outcome import Outcome
 from bnfold.rounding import Array
@@ -43,20 +45,21 @@ class Ledger:
     def __init__(self) -> None:
         self._held: dict[int, tuple[NodeProto, list[str]]] = {}  # the node is kept, so that its id stays its own
 
-    def note(self, outcome: Outcome, nodes: Sequence[NodeProto], copies: Mapping[int, int]) -> None:
+    def note(self, outcome: Outcome, facts: GraphFacts, copies: Mapping[int, int]) -> None:
         """Take note of a site that was folded just now.
 
         What had gone into a node that this fold removed has gone on with it, into those that take it in.
 
         Args:
             outcome: the site and its plan.
-            nodes: of the graph, by index.
+            facts: of the graph or function that it is in.
             copies: the nodes that were cloned for this plan, and the copy of each.
         """
         assert outcome.plan is not None
+        nodes = facts.nodes
         absorbers = list(dict.fromkeys(outcome.plan.absorbers))
         passed_on = [entry for index in outcome.plan.removed for entry in self._take(nodes[index])]
-        entry = _entry(outcome)
+        entry = _entry(outcome, facts.contexts)
         for index in absorbers:
             taker = nodes[copies.get(index, index)]
             inherited = self._of(nodes[index]) if index in copies else []
@@ -100,7 +103,7 @@ def _type_name(dtype: np.dtype) -> str:
     return dtype.name  # which numpy makes up anew each time
 
 
-def _entry(outcome: Outcome) -> str:
+def _entry(outcome: Outcome, calls: int) -> str:
     """A site as JSON. Written by hand: a model may have thousands."""
     assert outcome.plan is not None
     nodes = ",".join(f"[{_quoted(op)},{_quoted(name)}]" for op, name in outcome.names)
@@ -111,7 +114,8 @@ def _entry(outcome: Outcome) -> str:
     named = zip(PARAMETERS, source.parameters, strict=True) if source.parameters else _combined(source)
     digests = ",".join([f'"{name}":"{digest(array)}"' for name, array in named])
     epsilon = f',"epsilon":{source.epsilon!r}' if source.parameters else ""
-    return f"{{{what},{digests}{epsilon}}}"
+    of = f',"calls":{calls}' if calls > 1 else ""
+    return f"{{{what},{digests}{epsilon}{of}}}"
 
 
 def _combined(source: Source) -> tuple[tuple[str, Array], ...]:

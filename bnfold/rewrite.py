@@ -36,6 +36,7 @@ def rewrite(
 ) -> Report:
     """Find, plan and apply on the document's proto; the report says what happened to each site."""
     before = _model_facts(document, document.path)
+    ledger = Ledger() if options.provenance else None
     with open_scopes(document.proto.graph) as scopes:
         facts = GraphFacts(
             document.proto,
@@ -45,7 +46,6 @@ def rewrite(
             scopes=scopes,
         )
         editor = Editor(facts)
-        ledger = Ledger() if options.provenance else None
         with open_functions(document, editor) as functions:
             sites = _fold([editor, *functions.editors], options, progress, ledger)
             sites += [_hidden_site(node, code) for node, code in batchnorm.hidden_sites(facts, functions.closed)]
@@ -53,8 +53,8 @@ def rewrite(
                 for inner in functions.editors:
                     inner.commit()
                 document.changed = editor.commit()
-                if ledger is not None:
-                    ledger.write(document.proto)
+    if ledger is not None:  # now that every name is as the file has it
+        ledger.write(document.proto)
     return Report(
         command=command,
         version=bnfold.__version__,

@@ -35,7 +35,7 @@ def check(
     """
     proto = parse(text, ir=ir, opset=opset, x=x) if isinstance(text, str) else text
     given = proto.SerializeToString(deterministic=True)
-    result = bnfold.fold(proto, verify=False, **options)
+    result = bnfold.fold(proto, verify=False, provenance=False, **options)
     made = result.model
     assert proto.SerializeToString(deterministic=True) == given
     assert len(result.refused) == len(left), told(result)
@@ -49,10 +49,10 @@ def check(
         return result
     assert layout(made) in ([after] if isinstance(after, str) else after)
     assert_right(proto, made, dict(result.renamed), runs=runs)
-    again = bnfold.fold(made, verify=False, **options)
+    again = bnfold.fold(made, verify=False, provenance=False, **options)
     assert not again.folded, told(again)
     assert again.model.SerializeToString(deterministic=True) == made.SerializeToString(deterministic=True)
-    fresh = bnfold.fold(ModelProto.FromString(given), verify=False, **options)
+    fresh = bnfold.fold(ModelProto.FromString(given), verify=False, provenance=False, **options)
     assert fresh.model.SerializeToString(deterministic=True) == made.SerializeToString(deterministic=True)
     inspected = bnfold.inspect(proto, **options).sites
     assert [(s.site, s.code) for s in inspected] == [(s.site, s.code) for s in result.report.sites]
@@ -62,7 +62,7 @@ def check(
 def folds_or_stays(text: str | ModelProto, after: str, **options: Any) -> bool:
     """Hold a fold to everything, or no fold to be one: nothing changes, and a reason is given."""
     proto = parse(text, **options) if isinstance(text, str) else text
-    result = bnfold.fold(proto, verify=False)
+    result = bnfold.fold(proto, verify=False, provenance=False)
     if result.folded:
         check(proto, after, folded=len(result.folded))
         return True

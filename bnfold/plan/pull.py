@@ -99,10 +99,10 @@ def _leaving_an_add(
     shift = add_tensor(facts, site, source.affine, source.affine.shift, add.tensor.dtype)
     if isinstance(shift, Refusal):
         return shift
-    turned = TurnIntoAdd(site.nodes[-1], start, shift, f"{start}_bias")
-    return replace(
-        plan, removed=site.nodes[:-1], edits=(*plan.edits, turned), takes_place=(), carried=(start, *plan.carried)
-    )
+    edits = [edit for edit in plan.edits if not isinstance(edit, TurnIntoIdentity)]
+    edits.append(TurnIntoAdd(site.nodes[-1], start, shift, f"{start}_bias"))
+    carried = (start, *(value for value in plan.carried if value != start))
+    return replace(plan, removed=site.nodes[:-1], edits=tuple(edits), takes_place=(), rewired=(), carried=carried)
 
 
 def _nothing_upstream(facts: GraphFacts, value: str) -> Refusal:
