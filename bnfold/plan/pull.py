@@ -20,6 +20,7 @@ from bnfold.tensors import bytes_of
 from bnfold.text import printable, size
 
 PIECES = frozenset(["Gather", "Shape", "Size", "Slice", "Split"])  # readers that may leave some maps alone
+MOST_READERS = 1024  # that are looked at to say why a value is shared
 # Reasons that a copy of the absorber does away with.
 CLONABLE = (Code.PRODUCER_SHARED, Code.PRODUCER_IS_OUTPUT, Code.CAPTURED_BY_SUBGRAPH)
 
@@ -124,6 +125,8 @@ def _answer_pull(
     rule = rule_of(facts.op(producer))
     if rule.pull is None:
         return cannot(facts, producer, Code.PRODUCER_CANNOT_ABSORB, "its input comes out of")
+    if (wide := walk.too_wide(producer, Code.PRODUCER_CANNOT_ABSORB)) is not None:
+        return wide
     shared = _used_elsewhere(facts, producer, value, affine, asked)
     if shared is not None and not (walk.options.clone_shared and shared.code in CLONABLE):
         return shared
@@ -161,7 +164,7 @@ def _used_elsewhere(
     at, shown = label(facts.nodes[producer]), printable(value)
     if value in facts.outputs:
         return Refusal(Code.PRODUCER_IS_OUTPUT, f"{shown!r}, made by {at}, is an output of the model", at)
-    for use in uses:
+    for use in itertools.islice(uses, MOST_READERS):
         if use.slot < 0:
             inside = label(facts.nodes[use.node])
             return Refusal(Code.CAPTURED_BY_SUBGRAPH, f"{shown!r}, made by {at}, is read inside {inside}", at)
