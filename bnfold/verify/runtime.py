@@ -83,7 +83,8 @@ class OrtRunner:
         wanted = (provider, _CUDA_OPTIONS) if provider == CUDA else provider
         try:
             source = str(model) if isinstance(model, Path) else model
-            self._session = ort.InferenceSession(source, options, providers=[wanted])
+            # without fallback, of which onnxruntime prints the reason on stdout
+            self._session = ort.InferenceSession(source, options, providers=[wanted], enable_fallback=0)
         except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no base class
             raise CannotRunError(_first_line(error)) from None
         self.provider = self._session.get_providers()[0]
