@@ -135,7 +135,8 @@ class Editor:
         read = self._unread(edit.node)
         del node.input[edit.index]
         for slot, name in enumerate(node.input):
-            self.facts.uses[name][Use(edit.node, slot)] = None
+            if name:
+                self.facts.uses[name][Use(edit.node, slot)] = None
         return read
 
     def _insert(self, op: str, inputs: list[str], output: str, anchor: int, name: str) -> int:
