@@ -1,7 +1,7 @@
 """Fold random models, or odd files, and check every result, for as long as told.
 
     python tools/fuzz.py --graphs --minutes 30                random graphs, on all cores
-    python tools/fuzz.py --files --minutes 30                 files that are changed at random (see tools/fuzzing)
+    python tools/fuzz.py --files --minutes 30                 odd files (see tools/fuzzing)
     python tools/fuzz.py --scale --nodes 1000000              whether time grows with the model, and no faster
     python tools/fuzz.py --graphs --seed 7 --example 123      one of them again, with its text
 

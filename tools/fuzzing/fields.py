@@ -111,6 +111,9 @@ def storage(random: Random, model: ModelProto) -> None:
 def numbers(random: Random, model: ModelProto) -> None:
     """Weights with odd values: not finite, tiny, huge, zero, negative."""
     held = some_tensor(random, model)
+    if held.float_data:
+        held.float_data[random.randrange(len(held.float_data))] = random.choice(FLOATS)
+        return
     sizes = {TensorProto.FLOAT: 4, TensorProto.DOUBLE: 8, TensorProto.FLOAT16: 2, TensorProto.BFLOAT16: 2,
              TensorProto.INT64: 8, TensorProto.INT32: 4}  # fmt: skip
     size = sizes.get(held.data_type)

@@ -68,10 +68,11 @@ NESTED = {
 
 def load_seeds(finds: Path) -> list[Seed]:
     """Golden cases, nested graphs, models of the project and of others, onnx's backend tests, earlier finds."""
-    return [seed for seed in (*_texts(), *_files(finds), *_backend()) if len(seed.data) <= LARGEST]
+    return [seed for seed in (*texts(), *_files(finds), *_backend()) if len(seed.data) <= LARGEST]
 
 
-def _texts() -> Iterator[Seed]:
+def texts() -> Iterator[Seed]:
+    """The golden cases of the tests, and nested graphs."""
     from tests.test_cases import PATHS, load
 
     for path in PATHS:

@@ -1,6 +1,5 @@
 """What one file goes through: open, inspect, fold, save, fold again; and what must hold at the end."""
 
-import os
 import re
 import resource
 import signal
@@ -60,8 +59,6 @@ def prepare(folder: Path) -> None:
     if not (folder / "link.bin").is_symlink():
         (folder / "link.bin").symlink_to("/etc/passwd")
     (folder / "out").mkdir(exist_ok=True)
-    os.fsync = lambda _: None  # durability is not what this is about
-    signal.signal(signal.SIGALRM, _ring)
 
 
 def attempt(data: bytes, folder: Path, options: dict[str, Any]) -> Ending:
@@ -76,6 +73,7 @@ def attempt(data: bytes, folder: Path, options: dict[str, Any]) -> Ending:
     source.write_bytes(data)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     ending = Ending(options=options)
+    before_alarm = signal.signal(signal.SIGALRM, _ring)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
         _go_through(source, ending)
@@ -87,6 +85,7 @@ def attempt(data: bytes, folder: Path, options: dict[str, Any]) -> Ending:
         raise Find(f"{type(error).__name__} {_place(error)}", f"{type(error).__name__}: {error}"[:500]) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before_alarm)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
     if grown > MEGABYTES:
         raise Find("memory", f"the process grew by {grown} MB")
