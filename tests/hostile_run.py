@@ -125,7 +125,7 @@ def main(archive: str, folder: str, *commands: str) -> None:
     os.fsync = lambda _: None  # type: ignore[assignment]  # durability is not what this is about
     opened: list[str] = []
     results = os.fdopen(os.dup(1), "w")  # the parent's pipe, whatever becomes of stdout
-    _limit_memory()
+    limit_memory(MEGABYTES)
     sys.addaudithook(lambda event, given: opened.append(str(given[0])) if event == "open" else None)
     with zipfile.ZipFile(archive) as cases:
         for case in cases.namelist():
@@ -164,13 +164,14 @@ def _is_foreign(path: str) -> bool:
     return ".." in full.parts or not any(full.is_relative_to(folder) for folder in own)
 
 
-def _limit_memory() -> None:
+def limit_memory(megabytes: int) -> None:
+    """Let this process take that much more than it has."""
     if sys.platform != "linux":
         return
     import resource
 
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit: Any = pages * resource.getpagesize() + (MEGABYTES << 20)
+    limit: Any = pages * resource.getpagesize() + (megabytes << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

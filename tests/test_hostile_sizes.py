@@ -3,13 +3,17 @@
 Each ends in exit 0, or in exit 2 with one line: in a process of bounded memory (see hostile_run).
 """
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from tests.conftest import conv_bn, tensor
+from tests.conftest import ROOT, conv_bn, tensor
 from tests.hostile_run import HUGE, N, between, ends_well, lying
 
 
@@ -92,3 +96,23 @@ def test_ranks_without_end(tmp_path: Path) -> None:
     proto = between(*chain, N("Reshape", ["u12000", "four"], ["o"]), held=(
         tensor("first", [0], np.int64), tensor("four", [1, 4, 4, 4], np.int64)))  # fmt: skip
     assert ends_well({"model": proto.SerializeToString()}, tmp_path / "run", ("fold",))["model"].code == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit on memory is Linux's")
+def test_outputs_that_do_not_fit_into_memory(tmp_path: Path) -> None:
+    """A model of a kilobyte that puts out 400 MB: not verified, exit 3, and nothing is written."""
+    proto = conv_bn((4, 3, 1, 1))
+    proto.graph.initializer.append(tensor("size", [10**8], np.int64))
+    proto.graph.node.append(N("ConstantOfShape", ["size"], ["z"]))
+    proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
+    program = (
+        "import tests.hostile_run as run, onnxruntime; run.limit_memory(600); from bnfold.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "fold", "model.onnx", "-q", "--threads", "1"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("bnfold: error: could not verify")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]

@@ -56,10 +56,13 @@ def _verify_on(
         return ProviderRun(provider, "", "not verified", "the model has no outputs: nothing can be compared")
     problem = _interface_problem(pair)
     run = ProviderRun(pair.original.provider, pair.original.runtime, "different", problem)
-    if not problem:
-        run = _run_trials(pair, run, options, progress)
-    if run.verdict == "different" and run.outputs:
-        run = _arbitrate(run, pair, folded, options)
+    try:
+        if not problem:
+            run = _run_trials(pair, run, options, progress)
+        if run.verdict == "different" and run.outputs:
+            run = _arbitrate(run, pair, folded, options)
+    except MemoryError:
+        return replace(run, verdict="not verified", reason="the values do not fit into memory (--shape or --dim?)")
     return replace(run, reason="; ".join(text for text in (pair.stand_in, run.reason) if text))
 
 
