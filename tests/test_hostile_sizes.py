@@ -99,16 +99,16 @@ def test_ranks_without_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on memory is Linux's")
-def test_outputs_that_do_not_fit_into_memory(tmp_path: Path) -> None:
-    """A model of a kilobyte that puts out 400 MB: not verified, exit 3, and nothing is written."""
+@pytest.mark.parametrize("megabytes", [100, 600, 1500])
+def test_outputs_that_do_not_fit_into_memory(megabytes: int, tmp_path: Path) -> None:
+    """A small model that puts out 400 MB, for neither run, one of two, or no comparison: exit 3, nothing written."""
     proto = conv_bn((4, 3, 1, 1))
     proto.graph.initializer.append(tensor("size", [10**8], np.int64))
     proto.graph.node.append(N("ConstantOfShape", ["size"], ["z"]))
     proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
     (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
-    program = (
-        "import tests.hostile_run as run, onnxruntime; run.limit_memory(600); from bnfold.cli import main; main()"
-    )
+    limited = f"import onnxruntime; from tests.hostile_run import limit_memory as limit; limit({megabytes})"
+    program = f"{limited}; from bnfold.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program, "fold", "model.onnx", "-q", "--threads", "1"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
