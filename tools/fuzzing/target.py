@@ -86,6 +86,9 @@ def attempt(data: bytes, folder: Path, options: dict[str, Any]) -> Ending:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before_alarm)
+    left = [path.name for path in (*folder.iterdir(), *(folder / "out").iterdir()) if "bnfold-tmp" in path.name]
+    if left:
+        raise Find("left behind", ", ".join(left))
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
     if grown > MEGABYTES:
         raise Find("memory", f"the process grew by {grown} MB")
@@ -129,6 +132,20 @@ def _check_folded(source: Path, target: Path, again: Path, ending: Ending) -> No
         raise Find("refold", f"folding again folded {more}"[:500])
     if again.read_bytes() != first:
         raise Find("refold copy", "folding again did not copy the bytes")
+    if hasattr(bnfold, "unfold"):
+        _check_unfold(source, target, ending)
+
+
+def _check_unfold(source: Path, target: Path, ending: Ending) -> None:
+    """What `unfold` restores is the original, byte for byte."""
+    undo, back = target.with_name("undo"), target.with_name("back.onnx")
+    bnfold.fold(source, target, force=True, verify=False, undo_file=undo, **ending.options)
+    try:
+        bnfold.unfold(target, undo, back)
+    except bnfold.BnfoldError as error:
+        raise Find("unfold refused", str(error)[:500]) from None
+    if back.read_bytes() != source.read_bytes():
+        raise Find("unfold", "the restored model is not the original's bytes")
 
 
 def _check_report(report: Report) -> None:
@@ -150,9 +167,9 @@ def _told(report: Report) -> list[tuple[str, str, str | None]]:
 
 
 def _tidy(folder: Path) -> None:
-    for path in (*folder.iterdir(), *(folder / "out").iterdir()):
-        if path.name.endswith((".data", ".bnfold-tmp")):
-            path.unlink()
+    """Remove what the last file left; `fold` must have taken back its temporary files itself."""
+    for path in (folder / "out").iterdir():
+        path.unlink()
 
 
 def _ring(_signal: int, _frame: Any) -> None:
