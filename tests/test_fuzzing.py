@@ -6,12 +6,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 from onnx import ModelProto
 
 import bnfold
-from tests.conftest import conv_bn
+from tests.conftest import conv_bn, tensor
 from tools.fuzzing import mutate, target
+from tools.fuzzing.compare import extreme
 from tools.fuzzing.files import one
 from tools.fuzzing.minimise import minimised
 from tools.fuzzing.seeds import texts
@@ -97,3 +99,11 @@ def test_a_find_is_made_small() -> None:
     assert [node.op_type for node in small.graph.node] == ["BatchNormalization"]
     assert not small.graph.initializer
     assert not small.doc_string
+
+
+@pytest.mark.parametrize(("number", "expected"), [(1.0, False), (1e20, True), (1e-30, True), (np.inf, True)])
+def test_extreme_numbers_are_told(number: float, expected: bool) -> None:  # noqa: FBT001 - a parameter
+    """A difference between two files that hold such numbers proves nothing."""
+    proto = conv_bn()
+    proto.graph.initializer.append(tensor("odd", [number]))
+    assert extreme(proto) is expected

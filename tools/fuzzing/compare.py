@@ -7,8 +7,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from onnx import AttributeProto, ModelProto, TensorProto, numpy_helper
+
+from tools.fuzzing.tree import messages
+
 SECONDS = 20
 GIGABYTES = 4
+LARGEST = 1e15  # of a number that is not extreme; its inverse is the smallest
 
 
 class Judge:
@@ -81,10 +87,25 @@ def _judge(original: Path, folded: Path | None) -> tuple[str, str]:
         return "not verified", "out of memory"
     except Exception as error:  # noqa: BLE001 - this is what is looked for
         return "crash", f"verify: {type(error).__name__}: {error}"[:300]
-    verdict = verification.verdict
-    return (verdict if valid or verdict != "different" else "different, of no valid model"), verification.reason[
-        -300:
-    ]
+    verdict: str = verification.verdict
+    if verdict == "different" and not valid:
+        verdict = "different, of no valid model"
+    elif verdict == "different" and extreme(ModelProto.FromString(original.read_bytes())):
+        verdict = "different, of extreme numbers"
+    return verdict, verification.reason[-300:]
+
+
+def extreme(model: ModelProto) -> bool:
+    """Whether a number of the model is so large or small that one more rounding overflows, or leaves nothing."""
+    numbers: list[float] = []
+    for message in messages(model):
+        if isinstance(message, TensorProto):
+            with contextlib.suppress(Exception):  # a tensor that does not fit its shape, or lies elsewhere
+                numbers += np.ravel(numpy_helper.to_array(message).astype(np.float64)).tolist()
+        elif isinstance(message, AttributeProto):
+            numbers += [message.f, *message.floats]
+    size = np.abs(np.array(numbers))
+    return bool((~np.isfinite(size) | (size > LARGEST) | ((size > 0) & (size < 1 / LARGEST))).any())
 
 
 def _valid(path: Path) -> bool:
