@@ -18,13 +18,16 @@ PROTOBUF_LIMIT = 2**31 - 1
 _SAYS_EXTERNAL = bytes([14 << 3, TensorProto.EXTERNAL])  # TensorProto.data_location, as it stands in a file
 LIFT_FROM = 2**24  # bytes; below, walking the file costs more than it saves
 
+_PICKLES = (b"\x02", b"\x03", b"\x04", b"\x05")
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf")  # gzip, bzip2, xz, zstd, 7z
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull` to get the model itself"),
     (0, b"PK\x03\x04", "a zip archive (a .pt, .pt2 or .keras file?): export it to ONNX first"),
     (0, b"\x89HDF", "an HDF5 file (Keras .h5?): export it to ONNX first"),
     (4, b"TFL3", "a TensorFlow Lite model"),
     (4, b"ORTM", "a model in onnxruntime's own format: fold the .onnx file it was made from"),
-    (0, b"\x80\x02", "a Python pickle (an old .pt file?): export it to ONNX first"),
+    *((0, b"\x80" + version, "a Python pickle (an old .pt file?): export it to ONNX first") for version in _PICKLES),
+    *((0, magic, "a compressed file: unpack it first") for magic in _COMPRESSED),
     (0, b"<", "an HTML or XML file: was the download refused?"),
     (0, b"{", "JSON: bnfold reads the binary form"),
     (0, b"ir_version:", "ONNX in text form: bnfold reads the binary form"),

@@ -57,6 +57,8 @@ def external_range(tensor: TensorProto, folder: Path | None) -> ExternalRange:
     """
     where = f"external data of tensor {printable(tensor.name)!r}"
     fields = {entry.key: entry.value for entry in tensor.external_data}
+    if not all(isinstance(text, str) for entry in fields.items() for text in entry):  # else protobuf gives bytes
+        raise InvalidModelError(f"{where}: its fields are not UTF-8 text")
     location = fields.get("location", "")
     if folder is None:
         raise InvalidModelError(f"{where}: the model was given in memory; give its path, so that its folder is known")

@@ -18,6 +18,7 @@ from bnfold.affine import Float64Array
 from bnfold.errors import InvalidModelError
 from bnfold.external import read_external
 from bnfold.rounding import BFLOAT16, Array, round_once, scale_and_round, to_float64
+from bnfold.text import listed, printable
 
 _DTYPES: dict[int, np.dtype] = {
     TensorProto.FLOAT: np.dtype("<f4"),
@@ -96,11 +97,11 @@ class StoredTensor:
         Raises:
             InvalidModelError: the data's length does not fit the declared shape and type.
         """
-        dtype, shape = self.dtype, self.shape
+        dtype, shape, where = self.dtype, self.shape, self._where
         if dtype is None:
-            raise InvalidModelError(f"tensor {self.proto.name!r} has a type that bnfold does not compute with")
+            raise InvalidModelError(f"{where} has a type that bnfold does not compute with")
         if min(shape, default=0) < 0:
-            raise InvalidModelError(f"tensor {self.proto.name!r} has a negative dimension in {list(shape)}")
+            raise InvalidModelError(f"{where} has a negative dimension in {listed(shape)}")
         count = prod(shape)
         if is_external(self.proto):
             flat = np.frombuffer(read_external(self.proto, self.folder), dtype)
@@ -114,7 +115,7 @@ class StoredTensor:
         try:
             return flat.reshape(shape)
         except ValueError:  # no elements, but dimensions beyond what numpy can count
-            raise InvalidModelError(f"tensor {self.proto.name!r} has the shape {list(shape)}") from None
+            raise InvalidModelError(f"{where} has the shape {listed(shape)}") from None
 
     def exact(self) -> Float64Array:
         """The numbers in float64; every storage type converts exactly."""
@@ -127,10 +128,14 @@ class StoredTensor:
             return values.astype(np.uint16).view(dtype)
         return values.astype(dtype)
 
+    @property
+    def _where(self) -> str:
+        return f"tensor {printable(self.proto.name)!r}"
+
     def _check_length(self, found: int, expected: int, unit: str) -> None:
         if found != expected:
             raise InvalidModelError(
-                f"tensor {self.proto.name!r} of shape {list(self.shape)} needs {expected} {unit} but holds {found}"
+                f"{self._where} of shape {listed(self.shape)} needs {expected} {unit} but holds {found}"
             )
 
 

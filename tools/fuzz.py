@@ -1,15 +1,15 @@
-"""Fold random models and check every result, for as long as told.
+"""Fold random models, or odd files, and check every result, for as long as told.
 
     python tools/fuzz.py --graphs --minutes 30                random graphs, on all cores
+    python tools/fuzz.py --files --minutes 30                 odd files (see tools/fuzzing)
+    python tools/fuzz.py --scale --nodes 1000000              whether time grows with the model, and no faster
     python tools/fuzz.py --graphs --seed 7 --example 123      one of them again, with its text
-    python tools/fuzz.py --graphs --minutes 30 --output FILE  the table also into a file
 
-Prints how many examples ran, how many sites were planted, found and folded, the refusals by code, and the failures.
-Each failure is saved (--failures DIR) as it was and made small: <seed>-<example>.onnx, <seed>-<example>-small.onnx.
-Progress is on stderr. Exit code 1 if anything failed.
+Prints counts and failures; each of those is saved (--failures DIR), and made small. Exit code 1 if there are any.
 """
 
 import argparse
+import importlib
 import multiprocessing
 import os
 import platform
@@ -102,6 +102,9 @@ def _graph(seed: int, index: int) -> tuple[int, Outcome]:
 def main() -> int:
     """Run, print, save what failed."""
     arguments = _arguments()
+    if isinstance(arguments.work, str):
+        arguments.heading = [_versions(), f"seed             {arguments.seed}"]
+        return int(importlib.import_module(f"tools.fuzzing.{arguments.work}").main(arguments))
     if arguments.example is not None:
         return _one(arguments.seed, arguments.example, arguments.failures)
     started = time.perf_counter()
@@ -124,8 +127,12 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--graphs", dest="work", action="store_const", const=graphs, help="random graphs")
+    what.add_argument("--files", dest="work", action="store_const", const="files", help="odd files")
+    what.add_argument("--scale", dest="work", action="store_const", const="scale", help="large graphs")
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=int, default=0, help="with --files: the first example")
+    parser.add_argument("--nodes", type=int, default=200_000, help="with --scale")
     parser.add_argument("--example", type=int, help="only this one; prints the model and what folds")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.add_argument("--output", "--out", type=Path, help="write the table there too")
@@ -207,15 +214,19 @@ def _fails(kind: str, options: dict[str, Any], state: Any, example: Example) -> 
 # The table ----------------------------------------------------------------------------------------------------------
 
 
-def _table(total: Tally, arguments: argparse.Namespace, seconds: float) -> str:
+def _versions() -> str:
     import onnxruntime
 
     machine = (
         f"onnx {onnx.__version__}, numpy {np.__version__}, Python {platform.python_version()}, {platform.machine()}"
     )
+    return f"bnfold {bnfold.__version__}, onnxruntime {onnxruntime.__version__}, {machine}"
+
+
+def _table(total: Tally, arguments: argparse.Namespace, seconds: float) -> str:
     share = total.folded / total.found if total.found else 0.0
     lines = [
-        f"bnfold {bnfold.__version__}, onnxruntime {onnxruntime.__version__}, {machine}",
+        _versions(),
         f"seed             {arguments.seed}",
         f"seconds          {seconds:.0f}, {arguments.jobs} processes",
         f"examples         {total.examples}, {total.changed} of them with something folded",

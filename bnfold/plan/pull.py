@@ -20,6 +20,7 @@ from bnfold.tensors import bytes_of
 from bnfold.text import printable, size
 
 PIECES = frozenset(["Gather", "Shape", "Size", "Slice", "Split"])  # readers that may leave some maps alone
+MOST_READERS = 1024  # that are looked at to say why a value is shared
 # Reasons that a copy of the absorber does away with.
 CLONABLE = (Code.PRODUCER_SHARED, Code.PRODUCER_IS_OUTPUT, Code.CAPTURED_BY_SUBGRAPH)
 
@@ -160,6 +161,8 @@ def _answer_pull(
     rule = rule_of(facts.op(producer))
     if rule.pull is None:
         return cannot(facts, producer, Code.PRODUCER_CANNOT_ABSORB, "its input comes out of")
+    if (wide := walk.too_wide(producer, Code.PRODUCER_CANNOT_ABSORB)) is not None:
+        return wide
     shared = _used_elsewhere(facts, producer, value, affine, asked)
     if shared is not None and not (walk.options.clone_shared and shared.code in CLONABLE):
         return shared
@@ -197,7 +200,7 @@ def _used_elsewhere(
     at, shown = label(facts.nodes[producer]), printable(value)
     if value in facts.outputs:
         return Refusal(Code.PRODUCER_IS_OUTPUT, f"{shown!r}, made by {at}, is an output of {facts.where(value)}", at)
-    for use in uses:
+    for use in itertools.islice(uses, MOST_READERS):
         if use.slot < 0:
             inside = label(facts.nodes[use.node])
             return Refusal(Code.CAPTURED_BY_SUBGRAPH, f"{shown!r}, made by {at}, is read inside {inside}", at)
@@ -206,7 +209,11 @@ def _used_elsewhere(
         return Refusal(Code.PRODUCER_SHARED, message, at)
     if len(uses) <= 16 and all(use in asked or _does_not_care(facts, use, affine) for use in uses):
         return None
-    foreign = (use.node for use in uses if use not in asked and facts.homes[use.node] != facts.home(value))
+    foreign = (
+        use.node
+        for use in itertools.islice(uses, MOST_READERS)
+        if use not in asked and facts.homes[use.node] != facts.home(value)
+    )
     if (reader := next(foreign, None)) is not None:
         place = facts.scopes[facts.homes[reader]].place
         return Refusal(Code.CAPTURED_BY_SUBGRAPH, f"{shown!r}, made by {at}, is read in {place}", at)

@@ -32,6 +32,9 @@ def push(facts: GraphFacts, site: Site, source: Source, options: FoldOptions) ->
             return step
         for output, affine in step.asks:
             value = facts.nodes[node].output[output]
+            if not value:
+                at = label(facts.nodes[node])
+                return Refusal(Code.CONSUMER_CANNOT_ABSORB, f"output {output} of {at} has no name", at)
             walk.carried.append(value)
             refusal = refusal or _spread(facts, value, affine, changes, heap)
     if refusal is not None:
@@ -51,6 +54,8 @@ def _answer(walk: Walk, node: int, changes: dict[int, ChannelAffine]) -> Step | 
     rule = rule_of(facts.op(node))
     if rule.push is None:
         return cannot(facts, node, Code.CONSUMER_CANNOT_ABSORB, "its output goes into")
+    if (wide := walk.too_wide(node, Code.CONSUMER_CANNOT_ABSORB)) is not None:
+        return wide
     step = rule.push(facts, node, changes)
     if isinstance(step, Refusal):
         return step

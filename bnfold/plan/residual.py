@@ -9,6 +9,7 @@ as RepViT's blocks have it. The sum alone is left as it is: a plain residual Con
 are those of `siblings`; all other branches of the sum must take the map in as for any pull.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -61,7 +62,7 @@ def _leaves(facts: GraphFacts, total: int) -> Iterator[tuple[Use, int | None]]:
         if not open_:
             return
         node = open_.pop()
-        for slot, value in enumerate(facts.nodes[node].input):
+        for slot, value in enumerate(itertools.islice(facts.nodes[node].input, MOST_BRANCHES)):
             maker = facts.producer(value)
             op = "" if maker is None else facts.op(maker)
             if maker is not None and op in SUMS and op != "Sub" and len(facts.users(value)) == 1:

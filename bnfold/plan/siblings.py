@@ -87,7 +87,7 @@ def _may_go(facts: GraphFacts, value: str) -> bool:
     What is subtracted from it would need a Neg, and beside a constant it is no branch but a part of a chain.
     """
     use = next(iter(facts.users(value)))
-    others = [name for slot, name in enumerate(facts.nodes[use.node].input) if slot != use.slot]
+    others = (name for slot, name in enumerate(facts.nodes[use.node].input) if slot != use.slot)
     minuend = facts.op(use.node) == "Sub" and use.slot == 0
     return not minuend and not all(is_constant(facts, name) for name in others)
 
@@ -102,7 +102,7 @@ def branches(facts: GraphFacts, total: int, whole: str) -> Iterator[tuple[str, i
     for _ in range(MOST_BRANCHES):
         if open_:
             node, sign = open_.pop()
-            signs = (sign, -sign) if facts.op(node) == "Sub" else (sign,) * len(facts.nodes[node].input)
+            signs = (sign, -sign) if facts.op(node) == "Sub" else (sign,) * MOST_BRANCHES
             values += reversed(list(zip(facts.nodes[node].input, signs, strict=False)))
         if not values:
             return

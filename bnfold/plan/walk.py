@@ -11,7 +11,7 @@ from bnfold.graph import GraphFacts
 from bnfold.nodes import label
 from bnfold.options import FoldOptions
 from bnfold.refusals import Code, Refusal
-from bnfold.rounding import BFLOAT16
+from bnfold.rounding import BFLOAT16, FLOAT_TYPES
 from bnfold.rules import Step
 from bnfold.rules.weights import finite
 from bnfold.tensors import ExactTensor
@@ -26,6 +26,7 @@ NORMALIZATIONS = frozenset(["GroupNormalization", "InstanceNormalization", "Laye
                             "MeanVarianceNormalization", "RMSNormalization", "LpNormalization", "LRN"])  # fmt: skip
 HALF = (np.dtype(np.float16), BFLOAT16)
 MOST_STEPS = 128
+MOST_JOINED = 256  # inputs, or outputs, of an operator on the way; each of many sites looks at all of them
 
 
 @dataclass(slots=True)
@@ -61,6 +62,14 @@ class Walk:
         if self.steps <= MOST_STEPS + 8 * len(self.absorbers):
             return None
         return Refusal(code, f"nothing with weights is found within {MOST_STEPS} operators")
+
+    def too_wide(self, node: int, code: Code) -> Refusal | None:
+        """Why to give up: from each of many sites, asking each of as many branches would take for ever."""
+        proto = self.facts.nodes[node]
+        if max(len(proto.input), len(proto.output)) <= MOST_JOINED:
+            return None
+        at = label(proto)
+        return Refusal(code, f"{at} joins or splits more than {MOST_JOINED} values", at)
 
     def plan(self, direction: str, site: Site, source: Source, **names: tuple[tuple[str, str], ...]) -> Plan:
         """The whole."""
@@ -136,6 +145,8 @@ def add_tensor(
     if dtype is None or (affine.axes and (rank is None or rank <= max(affine.axes))):
         return Refusal(Code.UNKNOWN_SHAPE, f"type or rank of what {label(node)} maps is not known")
     sizes = affine.sizes()
+    if dtype not in FLOAT_TYPES:
+        return Refusal(Code.UNSUPPORTED_TYPE, f"{label(node)} maps values of type {dtype}")
     first = min(affine.axes, default=0)
     spread = [sizes.get(axis, 1) for axis in range(first, rank or 0)] if affine.axes else []
     return finite(node, None, shift.reshape(spread), dtype)

@@ -12,6 +12,7 @@ A branch that broadcasts along an axis of the map cannot be told apart there, an
 Source: ONNX Add-7, Sub-7, Sum-8, Neg-6, Mul-7, Div-7 (multidirectional broadcasting); below opset 7 shapes are equal.
 """
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -180,7 +181,8 @@ def _factor(facts: GraphFacts, index: int) -> int | Refusal:
 
 
 def _others(facts: GraphFacts, index: int, changes: Mapping[int, ChannelAffine]) -> str:
-    names = [name for slot, name in enumerate(facts.nodes[index].input) if slot not in changes]
+    inputs = enumerate(facts.nodes[index].input)
+    names = list(itertools.islice((name for slot, name in inputs if slot not in changes), 5))
     shown = ", ".join(repr(printable(name)) for name in names[:4]) + (", ..." if len(names) > 4 else "")
     return f"{shown} stays as it is" if names else "they differ"
 

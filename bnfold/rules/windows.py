@@ -108,7 +108,7 @@ def windows(facts: GraphFacts, index: int, kernel: Sequence[int]) -> list[Axis] 
     mode = text_attribute(node, "auto_pad", "NOTSET") or "NOTSET"
     strides, dilations = (ints_attribute(node, name) or (1,) * count for name in ("strides", "dilations"))
     pads = (ints_attribute(node, "pads") if mode == "NOTSET" else None) or (0,) * (2 * count)
-    if not len(strides) == len(dilations) == count or len(pads) != 2 * count:
+    if not count or not len(strides) == len(dilations) == count or len(pads) != 2 * count:
         return None
     if min(*kernel, *strides, *dilations, 1) < 1 or min(*pads, 0) < 0:
         return None

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from bnfold.graph import GraphFacts
 
 MOST_NUMBERS = 64  # entries of an integer tensor that is followed as a possible shape
+MOST_AXES = 64  # of a shape that is followed; numpy knows no more
+MOST_NAMES = 64  # in one product; each Mul of a size by itself doubles them
+LARGEST = 2**63 - 1  # a size
 
 
 class Dim(NamedTuple):
@@ -37,7 +40,10 @@ class Dim(NamedTuple):
 
     def __mul__(self, other: "Dim") -> "Dim":  # type: ignore[override]  # a product, not a longer tuple
         names = (*self.names, *other.names)
-        return Dim(self.factor * other.factor, tuple(sorted(names)) if self.names and other.names else names)
+        factor = self.factor * other.factor
+        if abs(factor) > LARGEST or len(names) > MOST_NAMES:
+            raise OverflowError(f"a size of {len(names)} factors, or beyond {LARGEST}")
+        return Dim(factor, tuple(sorted(names)) if self.names and other.names else names)
 
     def over(self, other: "Dim") -> "Dim | None":
         """The quotient; None where `other` is not a factor of this product."""
@@ -57,7 +63,11 @@ Numbers = tuple[Dim | None, ...]
 
 
 def product(dims: Iterable[Dim]) -> Dim:
-    """The number of elements of these dimensions."""
+    """The number of elements of these dimensions.
+
+    Raises:
+        OverflowError: it is beyond what a size can be.
+    """
     total = ONE
     for dim in dims:
         total = total * dim
@@ -150,7 +160,7 @@ class Shapes:
                 if shape is None and name in declared:
                     shape = _declared(declared[name])
                 shape = self._before.get(name) if shape is None else shape
-                self._shapes[name] = shape
+                self._shapes[name] = shape if shape is None or len(shape) <= MOST_AXES else None
             made = self._shapes.get(node.output[0]) if node.output else None
             if made is not None and len(made) <= 1:
                 try:

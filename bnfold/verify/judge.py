@@ -53,10 +53,13 @@ def _verify_on(
         return ProviderRun(provider, "", "not verified", "the model has no outputs: nothing can be compared")
     problem = _interface_problem(pair)
     run = ProviderRun(pair.original.provider, pair.original.runtime, "different", problem)
-    if not problem:
-        run = _run_trials(pair, run, options, progress)
-    if run.verdict == "different" and run.outputs:
-        run = _arbitrate(run, pair, folded, options)
+    try:
+        if not problem:
+            run = _run_trials(pair, run, options, progress)
+        if run.verdict == "different" and run.outputs:
+            run = _arbitrate(run, pair, folded, options)
+    except MemoryError:
+        return replace(run, verdict="not verified", reason="the values do not fit into memory (--shape or --dim?)")
     return replace(run, reason="; ".join(text for text in (pair.stand_in, run.reason) if text))
 
 
@@ -135,12 +138,21 @@ def _run_trials(pair: _Pair, run: ProviderRun, options: VerifyOptions, progress:
         try:
             outputs = _compare_once(pair, feeds, reference, options.seed)
         except CannotRunError as error:
-            return replace(run, verdict="different", reason=f"the folded model does not run: {error}")
+            return _does_not_run(pair, feeds, run, error)
         if outputs is None:
             reason = "the original gives other outputs each time it runs (a random operator without a seed?)"
             return replace(run, verdict="not verified", reason=reason)
         worst = _worse_of(worst, outputs)
     return _judge(replace(run, outputs=tuple(worst), trials=options.trials))
+
+
+def _does_not_run(pair: _Pair, feeds: Feeds, run: ProviderRun, error: CannotRunError) -> ProviderRun:
+    """The folded model is to blame where the original still runs; else it is the memory, or the runtime."""
+    try:
+        pair.original.run(feeds)
+    except CannotRunError:
+        return replace(run, verdict="not verified", reason=f"neither model runs any more: {error}")
+    return replace(run, verdict="different", reason=f"the folded model does not run: {error}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,8 @@ class ReferenceRunner:
         """The outputs of one run, in float64."""
         wide = {k: to_float64(v) if v.dtype in FLOAT_TYPES else v for k, v in feeds.items()}
         try:
-            with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # they would reach stderr, with lines of another package
                 return list(self._evaluator.run(None, wide))
         except Exception as error:  # noqa: BLE001 - the evaluator raises what its operators raise
             raise CannotRunError(f"the reference evaluator cannot run the model: {_short(error)}") from None

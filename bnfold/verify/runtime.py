@@ -75,7 +75,8 @@ class OrtRunner:
             if isinstance(model, Relocated):
                 options.add_session_config_entry(_DATA_FOLDER, str(model.folder))
                 source = model.data
-            self._session = ort.InferenceSession(source, options, providers=[wanted])
+            # without fallback, of which onnxruntime prints the reason on stdout
+            self._session = ort.InferenceSession(source, options, providers=[wanted], enable_fallback=0)
         except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no base class
             raise CannotRunError(_first_line(error)) from None
         self.provider = self._session.get_providers()[0]
