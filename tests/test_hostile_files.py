@@ -160,10 +160,10 @@ def of_graph(graph: bytes) -> bytes:
 
 
 BOMBS = {
-    "60,000 empty nodes": of_graph(b"\x0a\x00" * 60_000),
-    "300,000 empty initializers": of_graph(b"\x2a\x00" * 300_000),
-    "60,000 empty inputs and outputs": of_graph(b"\x5a\x00\x62\x00" * 30_000),
-    "60,000 empty functions": of_graph(b"") + b"\xca\x01\x00" * 60_000,
+    "20,000 empty nodes": of_graph(b"\x0a\x00" * 20_000),
+    "100,000 empty initializers": of_graph(b"\x2a\x00" * 100_000),
+    "20,000 empty inputs and outputs": of_graph(b"\x5a\x00\x62\x00" * 10_000),
+    "20,000 empty functions": of_graph(b"") + b"\xca\x01\x00" * 20_000,
     "300,000 empty attributes": of_graph(field(1, b"\x2a\x00" * 300_000)),
     "a million inputs of one node": of_graph(field(1, b"\x0a\x00" * 1_000_000)),
     "a million dims": of_graph(field(5, field(1, b"\x01" * 1_000_000) + field(8, b"w"))),

@@ -38,7 +38,7 @@ def _held_sizes() -> Iterator[tuple[str, ModelProto]]:
 def test_sizes_that_are_only_declared(tmp_path: Path) -> None:
     """10^15 elements in a small file, in initializers, Constant nodes and declared shapes, are not made."""
     cases = {name: proto.SerializeToString() for name, proto in _held_sizes()}
-    ends = ends_well(cases, tmp_path / "run")
+    ends = ends_well(cases, tmp_path / "run", ("fold",))
     assert all(len(data) < 16_000 for data in cases.values())
     refused = [case for case, end in ends.items() if end.code == 2]
     assert len(refused) > len(cases) // 2  # of the others no number is needed to see that nothing folds
@@ -57,7 +57,7 @@ def _makers() -> list[NodeProto]:
 
 
 def test_constants_that_nodes_would_make(tmp_path: Path) -> None:
-    """A constant that evaluation would blow up is not evaluated; alone, doubled 60 times, and squared 60 times."""
+    """A constant that evaluation would blow up is not evaluated; alone, or doubled and squared 60 times."""
     held = (
         tensor("huge", [HUGE, 1, 1], np.int64), tensor("one", np.ones((1, 1, 1))), tensor("zero", 0, np.int64),
         tensor("many", HUGE, np.int64), tensor("step", 1, np.int64), tensor("pair", [0.0, 1.0]),
@@ -65,10 +65,11 @@ def test_constants_that_nodes_would_make(tmp_path: Path) -> None:
     )  # fmt: skip
     double = [N("Concat", ["k" if i == 0 else f"k{i}"] * 2, [f"k{i + 1}"], axis=0) for i in range(60)]
     spread = [N("Mul", ["k" if i == 0 else f"k{i}"] * 2, [f"k{i + 1}"]) for i in range(60)]
+    chains = (("doubled", double), ("squared", spread))
     cases = {}
     for node in _makers():
         cases[f"{node.op_type} alone"] = between(node, N("Mul", ["h", "k"], ["o"]), held=held)
-        for name, chain in (("doubled", double), ("squared", spread)):
+        for name, chain in chains if node.op_type in ("Expand", "Concat", "Pow") else ():
             cases[f"{node.op_type} {name}"] = between(node, *chain, N("Mul", ["h", "k60"], ["o"]), held=held)
     ends = ends_well({name: proto.SerializeToString() for name, proto in cases.items()}, tmp_path / "run", ("fold",))
     assert {name for name, end in ends.items() if end.code} == set()
@@ -99,9 +100,9 @@ def test_ranks_without_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on memory is Linux's")
-@pytest.mark.parametrize("megabytes", [100, 600, 1500])
+@pytest.mark.parametrize("megabytes", [600, 1500])
 def test_outputs_that_do_not_fit_into_memory(megabytes: int, tmp_path: Path) -> None:
-    """A small model that puts out 400 MB, for neither run, one of two, or no comparison: exit 3, nothing written."""
+    """A small model that puts out 400 MB; memory for one run, or for two and no comparison: exit 3."""
     proto = conv_bn((4, 3, 1, 1))
     proto.graph.initializer.append(tensor("size", [10**8], np.int64))
     proto.graph.node.append(N("ConstantOfShape", ["size"], ["z"]))
