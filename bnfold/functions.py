@@ -15,6 +15,7 @@ value. Source: IR.md, "Functions".
 
 import contextlib
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from onnx import AttributeProto, FunctionProto, NodeProto
@@ -24,7 +25,7 @@ from bnfold.document import Document
 from bnfold.editor import Editor
 from bnfold.function_editor import Call, FunctionEditor
 from bnfold.graph import GraphFacts
-from bnfold.nodes import label, may_nest, nested_nodes, standard_domain
+from bnfold.nodes import ONNX_DOMAINS, label, may_nest, nested_nodes, standard_domain
 from bnfold.scopes import open_scopes
 from bnfold.text import printable
 
@@ -61,19 +62,26 @@ def open_functions(document: Document, main: Editor) -> Iterator[Functions]:
     found = Functions()
     model = document.proto
     with contextlib.ExitStack() as stack:
-        editors: list[Editor] = [main]
-        for function in _callers_first(list(model.functions), found.closed):
-            calls = _calls(editors, key_of_function(function))
+        order = _callers_first(list(model.functions), found.closed)
+        index = _Calls({key_of_function(function) for function in order}, main)
+        for function in order:
+            calls = index.of(function)
             if sum(call.contexts for call in calls or ()) > MOST_CALLS:
                 found.closed.append(function)
                 continue
             stack.enter_context(_resolved(function, calls))
             place = f"function '{printable(f'{function.domain}::{function.name}')}'"
             scopes = stack.enter_context(open_scopes(function, place))
-            facts = GraphFacts(model, document.folder, freeze_inputs=main.facts.freeze_inputs, scopes=scopes)
+            facts = GraphFacts(
+                model,
+                document.folder,
+                freeze_inputs=main.facts.freeze_inputs,
+                scopes=scopes,
+                functions=main.facts.functions,
+            )
             _bind(facts, function, calls)
-            editors.append(FunctionEditor(facts, main, tuple(calls or ())))
-        found.editors = [editor for editor in editors if isinstance(editor, FunctionEditor)]
+            found.editors.append(FunctionEditor(facts, main, tuple(calls or ())))
+            index.add(found.editors[-1])
         yield found
 
 
@@ -99,25 +107,33 @@ def _called(function: FunctionProto) -> set[Key]:
     return {key_of_call(node) for nodes in (function.node, nested_nodes(function.node)) for node in nodes}
 
 
-def _calls(editors: list[Editor], key: Key) -> list[Call] | None:
-    """Every call of a function, None where one lies where it cannot be looked into."""
-    calls: list[Call] = []
-    for editor in editors:
+class _Calls:
+    """Every call of every function, found as the bodies are looked into, callers first."""
+
+    def __init__(self, keys: AbstractSet[Key], main: Editor) -> None:
+        self._keys = keys
+        self._standard = any(domain == "" for domain, _, _ in keys)
+        self._found: dict[Key, list[Call]] = {}
+        self._elsewhere: set[Key] = set()  # functions with calls where nobody looks
+        for info in main.facts.model.training_info:
+            for graph in (info.initialization, info.algorithm):
+                for nodes in (graph.node, nested_nodes(graph.node)):
+                    self._elsewhere.update(key_of_call(node) for node in nodes)
+        self.add(main)
+
+    def add(self, editor: Editor) -> None:
+        """Note the calls in one body."""
         facts = editor.facts
         for index, node in enumerate(facts.nodes):
-            if key_of_call(node) == key and index not in facts.removed:
-                calls.append(Call(editor, index))
-            if (
-                may_nest(node)
-                and not facts.is_open(index)
-                and any(key_of_call(n) == key for n in nested_nodes([node]))
-            ):
-                return None
-    for info in editors[0].facts.model.training_info:
-        for graph in (info.initialization, info.algorithm):
-            if any(key_of_call(n) == key for nodes in (graph.node, nested_nodes(graph.node)) for n in nodes):
-                return None
-    return calls
+            if (node.domain not in ONNX_DOMAINS or self._standard) and key_of_call(node) in self._keys:
+                self._found.setdefault(key_of_call(node), []).append(Call(editor, index))
+            if may_nest(node) and not facts.is_open(index):
+                self._elsewhere.update(key_of_call(inner) for inner in nested_nodes([node]))
+
+    def of(self, function: FunctionProto) -> list[Call] | None:
+        """The calls of a function; None where one lies where it cannot be looked into."""
+        key = key_of_function(function)
+        return None if key in self._elsewhere else self._found.get(key, [])
 
 
 def _bind(facts: GraphFacts, function: FunctionProto, calls: list[Call] | None) -> None:

@@ -6,6 +6,7 @@ does, and keeps these facts true while it works.
 
 import heapq
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +42,7 @@ class GraphFacts(Contexts):
         order: their indices in a topological order that does not depend on the order of the file: by depth, then by
             the name of what they make.
         removed: the indices of those that are no more.
+        functions: the local functions, by domain and name.
         shapes: the shapes of values.
 
     Raises:
@@ -55,6 +57,7 @@ class GraphFacts(Contexts):
         freeze_inputs: bool = False,
         lifted: Mapping[str, memoryview] | None = None,
         scopes: Scopes | None = None,
+        functions: AbstractSet[tuple[str, str]] | None = None,
     ) -> None:
         super().__init__()
         opened = scopes or Scopes.closed(model.graph)
@@ -80,7 +83,7 @@ class GraphFacts(Contexts):
         self._node_names: set[str] | None = None
         self._value_homes: dict[str, int] = {}
         self._late: dict[int, float] = {}
-        self._local_functions = {(standard_domain(f.domain), f.name) for f in model.functions}
+        self.functions = functions or {(standard_domain(f.domain), f.name) for f in model.functions}
         self._counts: dict[str, int] = {}
         self._copies: dict[str, str] = {}
         self._positions: dict[int, int] = {}
@@ -116,7 +119,7 @@ class GraphFacts(Contexts):
     def is_call(self, node: int) -> bool:
         """Whether the node calls a local function."""
         proto = self.nodes[node]
-        return (standard_domain(proto.domain), proto.op_type) in self._local_functions
+        return (standard_domain(proto.domain), proto.op_type) in self.functions
 
     def _new_context(self, bound: dict[str, Constant]) -> Context:
         constants = Constants(self, {}, bound)
@@ -205,7 +208,7 @@ class GraphFacts(Contexts):
         if op is None:
             proto = self.nodes[node]
             domain = standard_domain(proto.domain)
-            standard = domain == "" and ("", proto.op_type) not in self._local_functions
+            standard = domain == "" and ("", proto.op_type) not in self.functions
             op = self._ops[node] = proto.op_type if standard else f"{domain}::{proto.op_type}"
         return op
 
