@@ -64,6 +64,10 @@ class Editor(NodeEditor):
         self._drop_orphans(loose)
         return copies
 
+    def repin(self) -> None:
+        """Let go of tensors that only annotations of what is gone by now refer to."""
+        self.facts.repin(self._sweep.is_gone)
+
     def commit(self) -> dict[str, Tensor]:
         """Write what is pending and remove what is dead.
 

@@ -67,6 +67,8 @@ class _Fixpoint:
         """The sites that are there now; one that was there before keeps what it was called then."""
         first = not self.seen
         self.facts.changed()
+        if not first:
+            self.editor.repin()
         found: list[Outcome] = []
         for site in find_sites(self.facts, self.options):
             key = (site.kind, site.nodes)  # a BatchNormalization may have become an Add

@@ -5,18 +5,26 @@ does, and keeps these facts true while it works.
 """
 
 import heapq
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import NamedTuple
 
-from onnx import FunctionProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto
 
 from bnfold.constants import Constant, Constants
 from bnfold.contexts import Context, Contexts
 from bnfold.depths import sorted_depths
 from bnfold.errors import InvalidModelError
-from bnfold.nodes import captures, label, may_nest, names_pinned_elsewhere, other_names, standard_domain
+from bnfold.nodes import (
+    captures,
+    label,
+    may_nest,
+    names_in_annotations,
+    names_in_training,
+    other_names,
+    standard_domain,
+)
 from bnfold.scopes import Scopes
 from bnfold.shapes import Shapes
 from bnfold.text import printable, unmarked
@@ -73,8 +81,8 @@ class GraphFacts(Contexts):
         self.outputs = {name for scope in self.scopes for name in scope.output_names}
         self.constants = Constants(self, lifted or {})
         self.sparse = {tensor.values.name for scope in self.scopes for tensor in scope.sparse}
-        self.pinned = set() if self.in_function else set(names_pinned_elsewhere(model))
-        self.pinned.update(name for scope in self.scopes[1:] for name in scope.annotations)
+        self.pinned: set[str] = set()
+        self.repin(lambda _: False)
         self.producers: dict[str, int] = {}
         self.uses: dict[str, dict[Use, None]] = {}  # an ordered set: removing one of many takes no time
         self.removed: set[int] = set()
@@ -129,6 +137,13 @@ class GraphFacts(Contexts):
     def is_constant_input(self, name: str) -> bool:
         """Whether `name` is an input of the function that is constant in every call."""
         return self.in_function and name in self.inputs and name in self.constants.stored
+
+    def repin(self, is_gone: Callable[[str], bool]) -> None:
+        """Find the tensors that must stay: named by a training step, or by an annotation of what is not gone."""
+        self.pinned = set() if self.in_function else set(names_in_training(self.model))
+        for scope in self.scopes:
+            if isinstance(scope.body, GraphProto):
+                self.pinned.update(names_in_annotations(scope.body, is_gone))
 
     def is_open(self, node: int) -> bool:
         """Whether the bodies inside the node are among `scopes`."""

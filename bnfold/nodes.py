@@ -1,6 +1,6 @@
 """What a single node or a whole model says about itself: attributes, labels, nested graphs, names. No index."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
@@ -185,7 +185,8 @@ def other_names(model: ModelProto) -> Iterator[str]:
     """The names of values that are not made or read by the main graph's own nodes: declared, nested, training."""
     yield from (value.name for value in model.graph.value_info)
     yield from (entry.tensor_name for entry in model.graph.quantization_annotation)
-    yield from names_pinned_elsewhere(model)
+    yield from names_in_annotations(model.graph)
+    yield from names_in_training(model)
     for node in model.graph.node:
         yield from (spec.tensor_name for held in node.device_configurations for spec in held.sharding_spec)
         for inner in subgraphs(node):
@@ -206,18 +207,18 @@ def _graph_names(graph: GraphProto) -> Iterator[str]:
             yield from _graph_names(inner)
 
 
-def names_in_annotations(graph: GraphProto) -> Iterator[str]:
-    """Names that quantization annotations refer to, in a graph and those inside it."""
+def names_in_annotations(graph: GraphProto, is_gone: Callable[[str], bool] | None = None) -> Iterator[str]:
+    """Names that quantization annotations refer to, in a graph and those inside it, but for those of what is gone."""
     for annotation in graph.quantization_annotation:
-        yield from (entry.value for entry in annotation.quant_parameter_tensor_names)
-    for node in graph.node:
+        if is_gone is None or not is_gone(annotation.tensor_name):
+            yield from (entry.value for entry in annotation.quant_parameter_tensor_names)
+    for node in filter(may_nest, graph.node):
         for inner in subgraphs(node):
-            yield from names_in_annotations(inner)
+            yield from names_in_annotations(inner, is_gone)
 
 
-def names_pinned_elsewhere(model: ModelProto) -> Iterator[str]:
-    """Names that quantization annotations and training steps refer to: these tensors must stay."""
-    yield from names_in_annotations(model.graph)
+def names_in_training(model: ModelProto) -> Iterator[str]:
+    """Names that training steps refer to: these tensors must stay."""
     for info in model.training_info:
         for graph in (info.initialization, info.algorithm):
             yield from _graph_names(graph)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from google.protobuf.message import Message
 from onnx import FunctionProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto
 
-from bnfold.nodes import ONNX_DOMAINS, captures, label, may_nest, named_subgraphs, names_in_annotations, subgraphs
+from bnfold.nodes import ONNX_DOMAINS, captures, label, may_nest, named_subgraphs, subgraphs
 from bnfold.text import SCOPE_MARK, printable, unmarked
 
 Body = GraphProto | FunctionProto
@@ -81,11 +81,6 @@ class Scope:
         yield from (value.name for value in self.inputs)
         yield from (tensor.name for tensor in self.initializers)
         yield from (tensor.values.name for tensor in self.sparse)
-
-    @property
-    def annotations(self) -> Iterator[str]:
-        """The names that quantization annotations refer to, in the graph and those inside it."""
-        return iter(()) if isinstance(self.body, FunctionProto) else names_in_annotations(self.body)
 
     @property
     def sparse(self) -> Sequence[SparseTensorProto]:

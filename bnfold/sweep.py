@@ -39,6 +39,12 @@ class Sweep:
     new_names: dict[str, str] = field(default_factory=dict)
     placed: dict[int, tuple[str, list[str], list[str]]] = field(default_factory=dict)
 
+    def is_gone(self, name: str) -> bool:
+        """Whether the tensor or value of that name in the file is no more, under whatever name."""
+        while name in self.new_names:
+            name = self.new_names[name]
+        return name in self.dead_values or name in self.dead_tensors
+
     def note_devices(self, nodes: Sequence[NodeProto]) -> None:
         """Remember what the nodes that are placed on devices read and make: their shardings name it."""
         for index, node in enumerate(nodes):

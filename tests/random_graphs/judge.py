@@ -143,12 +143,14 @@ def _annotated(original: ModelProto, folded: ModelProto) -> None:
 
 
 def _biases(model: ModelProto) -> int:
-    """How many Adds of a constant lie directly behind a MatMul."""
-    makers = {name: node.op_type for node in model.graph.node for name in node.output}
-    moving = {name for name, depth in depths(model).items() if depth}
-    adds = (node for node in model.graph.node if node.op_type == "Add")
+    """How many Adds of a constant lie directly behind a MatMul, in all scopes."""
+    nodes = list(every_node(model))
+    makers = {name: node.op_type for node in nodes for name in node.output}
+    held = {name for scope in scopes(model) for name in scope.constants}
+    held |= {name for name, depth in depths(model).items() if not depth}
+    adds = (node for node in nodes if node.op_type == "Add")
     return sum(
-        any(makers.get(name) == "MatMul" for name in node.input) and any(name not in moving for name in node.input)
+        any(makers.get(name) == "MatMul" for name in node.input) and any(name in held for name in node.input)
         for node in adds
     )
 
