@@ -25,10 +25,9 @@ from bnfold.plan import pull, push
 from bnfold.plan.partial import partial
 from bnfold.plan.residual import residual
 from bnfold.plan.siblings import sibling
-from bnfold.policy import unwanted
+from bnfold.policy import crossing, too_many_copies, unwanted
 from bnfold.provenance import Ledger
 from bnfold.refusals import Code, Refusal
-from bnfold.text import printable
 
 Progress = Callable[[str, int, int], None]
 Way = Callable[[GraphFacts, Site, Source, FoldOptions], Plan | Refusal]
@@ -162,7 +161,11 @@ class _Fixpoint:
         answer = self._asked(way, site, source)
         if isinstance(answer, Refusal):
             return answer
-        refusal = _crossing(self.facts, answer) or unwanted(self.facts, site, source, answer, self.options)
+        refusal = (
+            crossing(self.facts, answer)
+            or unwanted(self.facts, site, source, answer, self.options)
+            or too_many_copies(self.facts, answer)
+        )
         if refusal is not None or self.facts.contexts == 1:
             return refusal or answer
         plans = [answer]
@@ -233,12 +236,3 @@ def by_reference(facts: GraphFacts, error: ByReferenceError) -> Refusal:
     if not facts.in_function:
         raise error
     return Refusal(Code.IN_FUNCTION, str(error))
-
-
-def _crossing(facts: GraphFacts, plan: Plan) -> Refusal | None:
-    """Why a plan is none: a value would have to be made in another scope than it is."""
-    for old, new in plan.takes_place:
-        if facts.home(old) != facts.home(new):
-            message = f"{printable(old)!r} and {printable(new)!r} lie in different scopes"
-            return Refusal(Code.CAPTURED_BY_SUBGRAPH, message)
-    return None

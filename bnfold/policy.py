@@ -1,18 +1,21 @@
-"""Which of the folds that are exact are wanted: `--sources`.
+"""Which of the folds that are exact are wanted (`--sources`), and which cannot be carried out as they are.
 
 Not every Mul is a BatchNormalization in disguise. A 0.5 in front of a MatMul may be part of a GELU, and a factor
 along the last axis the gamma of a LayerNormalization; runtimes recognise those by their nodes, and folding one of
 these away stops them (measured with onnxruntime).
 """
 
-from bnfold.edits import Plan
+from bnfold.edits import Plan, SetConstant
 from bnfold.find import Site, Source
 from bnfold.graph import GraphFacts
 from bnfold.nodes import label
 from bnfold.options import FoldOptions
 from bnfold.plan import ends
 from bnfold.refusals import Code, Refusal
+from bnfold.tensors import bytes_of
+from bnfold.text import printable, size
 
+MOST_READERS, MOST_COPIED = 64, 2**26  # of one tensor, and bytes of its copies, if each of them folds something else
 CONVOLUTIONS = frozenset(["Conv", "ConvTranspose", "com.microsoft::FusedConv"])
 MATRICES = frozenset(["Gemm", "MatMul", "com.microsoft::FusedGemm", "com.microsoft::FusedMatMul"])
 
@@ -58,3 +61,30 @@ def _ends_in(facts: GraphFacts, value: str, path: tuple[str, ...], last: tuple[s
             name for node in makers if node is not None and facts.op(node) == op for name in facts.nodes[node].input
         ]
     return any((node := facts.producer(name)) is not None and facts.op(node) in last for name in values)
+
+
+def crossing(facts: GraphFacts, plan: Plan) -> Refusal | None:
+    """Why a plan is none: a value would have to be made in another scope than it is."""
+    for old, new in plan.takes_place:
+        if facts.home(old) != facts.home(new):
+            message = f"{printable(old)!r} and {printable(new)!r} lie in different scopes"
+            return Refusal(Code.CAPTURED_BY_SUBGRAPH, message)
+    return None
+
+
+def too_many_copies(facts: GraphFacts, plan: Plan) -> Refusal | None:
+    """Why a plan is none: hundreds of folds into one shared tensor would each make a copy of it.
+
+    All of them stay, so that a second run finds what the first one did.
+    """
+    for edit in plan.edits:
+        names = facts.nodes[edit.node].input
+        if not isinstance(edit, SetConstant) or edit.index >= len(names) or not names[edit.index]:
+            continue
+        old, readers = names[edit.index], len(facts.users(names[edit.index]))
+        if readers > MOST_READERS and readers * bytes_of(edit.tensor) > MOST_COPIED:
+            held = size(bytes_of(edit.tensor))
+            return Refusal(
+                Code.WOULD_GROW, f"{printable(old)!r}, {held}, has {readers} readers, each with a copy then"
+            )
+    return None
