@@ -42,18 +42,26 @@ class DataFile:
         own = {id(tensor) for tensor in document.proto.graph.initializer if tensor.name in document.changed}
         numbers = [_numbers(document, tensor, changed=id(tensor) in own) for tensor in tensors]
         places: list[tuple[int, int]] = []
+        shared: dict[ExternalRange, tuple[int, int]] = {}  # what several tensors had in one place stays in one
         position = 0
         for piece in numbers:
+            if isinstance(piece, ExternalRange) and piece in shared:
+                places.append(shared[piece])
+                continue
             start = position + -position % ALIGNMENT
             length = piece.length if isinstance(piece, ExternalRange) else len(piece)
             places.append((start, length))
             position = start + length
+            if isinstance(piece, ExternalRange):
+                shared[piece] = places[-1]
         return cls(tensors, numbers, places)
 
     def write(self, descriptor: int) -> None:
         """Write all numbers to a file descriptor."""
         position = 0
         for piece, (start, length) in zip(self.numbers, self.places, strict=True):
+            if start < position:
+                continue  # it is there already, for another tensor
             write_all(descriptor, bytes(start - position))
             if isinstance(piece, ExternalRange):
                 copy_range(piece, descriptor)

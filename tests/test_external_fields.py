@@ -176,6 +176,26 @@ def test_gaps_and_overlaps_and_any_order_fold(tmp_path: Path) -> None:
     assert_folded(proto, tmp_path / "out.onnx")
 
 
+def test_tensors_that_share_their_bytes_still_do(tmp_path: Path) -> None:
+    """Three tensors on one megabyte, which no fold changes, are one megabyte in the new file too."""
+    proto = conv_bn()
+    proto.graph.node[1].output[0] = "z"
+    size = 2**20
+    for name in ("k1", "k2", "k3"):
+        held = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[size // 4])
+        point(held, location="d.bin", offset=0, length=size)
+        proto.graph.initializer.append(held)
+        proto.graph.node.append(helper.make_node("ReduceSum", [name], [f"s_{name}"], keepdims=0))
+    proto.graph.node.append(helper.make_node("Sum", ["z", "s_k1", "s_k2", "s_k3"], ["y"]))
+    (tmp_path / "d.bin").write_bytes(np.ones(size // 4, np.float32).tobytes())
+    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
+    assert len(bnfold.fold(tmp_path / "model.onnx", tmp_path / "out.onnx").folded) == 1
+    (data,) = tmp_path.glob("out*.data")
+    assert data.stat().st_size == size
+    feeds = random_feeds(proto)
+    assert np.allclose(*(run(tmp_path / name, feeds)[0] for name in ("model.onnx", "out.onnx")), rtol=1e-6)
+
+
 def _hidden(where: str, held: TensorProto) -> ModelProto:
     """Conv -> BatchNormalization -> Add of `held`, which stands in a Constant, a branch of an If, or a function."""
     proto = conv_bn()
