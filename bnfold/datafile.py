@@ -15,7 +15,8 @@ from onnx import StringStringEntryProto, TensorProto
 
 from bnfold.document import Document
 from bnfold.external import ExternalRange, copy_range, external_range, write_all
-from bnfold.tensors import RawBytes, StoredTensor, Tensor, bytes_of, is_external
+from bnfold.messages import RawBytes
+from bnfold.tensors import StoredTensor, Tensor, bytes_of, is_external
 from bnfold.wire import Piece, made
 
 ALIGNMENT = 4096  # external tensors start on pages, so that runtimes can map them

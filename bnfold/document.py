@@ -9,8 +9,9 @@ from onnx import ModelProto, TensorProto
 
 from bnfold.errors import InvalidModelError, OutputError, TooLargeError
 from bnfold.external import TrustedFolder, all_tensors, external_range
+from bnfold.messages import RawBytes, write_into
 from bnfold.nodes import ONNX_DOMAINS, check_text
-from bnfold.tensors import RawBytes, Tensor, is_external, write_into
+from bnfold.tensors import Tensor, is_external
 from bnfold.text import printable, size
 from bnfold.wire import Piece, lift, splice
 

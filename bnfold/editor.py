@@ -29,8 +29,9 @@ from bnfold.edits import (
     TurnIntoIdentity,
 )
 from bnfold.graph import GraphFacts, Use
+from bnfold.messages import message_behind
 from bnfold.node_editor import NodeEditor
-from bnfold.tensors import ByCall, Tensor, is_external, message_behind, onnx_type, same_numbers
+from bnfold.tensors import ByCall, Tensor, is_external, onnx_type, same_numbers
 from bnfold.text import unmarked
 
 

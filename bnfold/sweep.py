@@ -8,16 +8,8 @@ from typing import Any
 from onnx import FunctionProto, GraphProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto
 
 from bnfold.graph import GraphFacts
-from bnfold.tensors import (
-    ArrayTensor,
-    Tensor,
-    bytes_of,
-    declare,
-    is_external,
-    is_in_file,
-    message_behind,
-    write_into,
-)
+from bnfold.messages import declare, is_in_file, message_behind, write_into
+from bnfold.tensors import ArrayTensor, Tensor, bytes_of, is_external
 from bnfold.wire import SMALLEST
 
 
