@@ -14,7 +14,7 @@ import click
 from bnfold import __version__, errors, interrupts
 from bnfold.errors import BnfoldError, UsageError, WrittenInterrupt
 from bnfold.options import SOURCES
-from bnfold.terminal import Show, drop_stdout, progress
+from bnfold.terminal import Show, check_place, drop_stdout, progress
 from bnfold.text import printable
 
 EXIT_CODES = """
@@ -202,8 +202,7 @@ def _check_reports(reports: tuple[Path, ...], *models: Path | None) -> None:
             raise UsageError(f"--report {shown}: the ending must be one of {', '.join(REPORT_FORMATS)}")
         if not path.parent.is_dir():
             raise UsageError(f"--report {shown}: the folder does not exist")
-        if any(model is not None and path.resolve() == model.resolve() for model in models):
-            raise UsageError(f"--report {shown}: that is the model's own file")
+        check_place(path, [model for model in models if model is not None])
 
 
 def main(argv: list[str] | None = None) -> NoReturn:

@@ -5,7 +5,6 @@ constants is decided in one pass; numbers are only computed when somebody asks.
 """
 
 import contextlib
-import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -84,7 +83,6 @@ class Constants:
                     raise InvalidModelError(f"there are two initializers called {printable(tensor.name)!r}")
                 if tensor.name not in given:
                     self.stored[tensor.name] = StoredTensor(tensor, facts.folder, lifted.get(tensor.name))
-        self._declared_kinds = frozenset(self._types.values())
         self._nodes: set[int] = set()
         self._computed: dict[str, Tensor | None] = {}
         self._found: dict[str, Constant | None] = {}
@@ -209,10 +207,11 @@ class Constants:
             return None
         return np.dtype(helper.tensor_dtype_to_np_dtype(kind))
 
-    @functools.cached_property
-    def has_half(self) -> bool:
-        """Whether any constant, input or declared value of the model is in float16 or bfloat16."""
-        return not {TensorProto.FLOAT16, TensorProto.BFLOAT16}.isdisjoint(self._declared_kinds)
+    def is_overridable(self, value: str) -> bool:
+        """Whether a caller may feed something else for a stored constant, of another shape even."""
+        facts = self._facts
+        given = facts.in_function or (value in facts.inputs and facts.model.ir_version >= 4)
+        return given and bool(self._overridable([value]))
 
     def _overridable(self, names: list[str]) -> tuple[str, ...]:
         """Those of the names that a caller may feed another value for (below IR 4 all initializers are inputs)."""

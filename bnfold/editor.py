@@ -69,6 +69,10 @@ class Editor(NodeEditor):
         """Let go of tensors that only annotations of what is gone by now refer to."""
         self.facts.repin(self._sweep.is_gone)
 
+    def settle(self) -> None:
+        """Compute what is pending, so that bodies can be committed in any order."""
+        self._sweep.settle(inside=self.facts.in_function)
+
     def commit(self) -> dict[str, Tensor]:
         """Write what is pending and remove what is dead.
 

@@ -64,7 +64,7 @@ def external_range(tensor: TensorProto, folder: Path | None) -> ExternalRange:
         raise InvalidModelError(f"{where}: the model was given in memory; give its path, so that its folder is known")
     path, size = _plain_file(folder, location, where)
     offset = _number(fields.get("offset", "0"), where)
-    needed = _byte_size(tensor, where)
+    needed = byte_size(tensor, where)
     length = _number(fields["length"], where) if "length" in fields else needed
     if needed is not None and length != needed:
         raise InvalidModelError(f"{where}: shape {list(tensor.dims)} needs {needed} bytes, 'length' says {length}")
@@ -132,7 +132,12 @@ def _number(text: str, where: str) -> int:
     return int(text)
 
 
-def _byte_size(tensor: TensorProto, where: str) -> int | None:
+def byte_size(tensor: TensorProto, where: str = "a tensor") -> int | None:
+    """How many bytes a tensor of that shape and type has; None for types without a size of their own.
+
+    Raises:
+        InvalidModelError: a dimension is negative.
+    """
     if any(dim < 0 for dim in tensor.dims):
         raise InvalidModelError(f"{where}: negative dimension in {list(tensor.dims)}")
     bits = _BITS.get(tensor.data_type)

@@ -148,7 +148,7 @@ def _bind(facts: GraphFacts, function: FunctionProto, calls: list[Call] | None) 
     for slot, name in enumerate(function.input if calls else ()):
         missing = next((call for call in calls or () if not call.passes_constant(slot)), None)
         if missing is None:
-            del unbound[name]
+            unbound.pop(name, None)
         else:
             unbound[name] = f"for which {label(missing.node)} passes no constant"
     facts.bind([{n: c for n, c in one.items() if n not in unbound} for one in bound] or [{}], unbound)

@@ -4,13 +4,14 @@ Built in one pass, each question answered in constant time. Nothing here changes
 does, and keeps these facts true while it works.
 """
 
+import functools
 import heapq
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import NamedTuple
 
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto
 
 from bnfold.constants import Constant, Constants
 from bnfold.contexts import Context, Contexts
@@ -24,10 +25,13 @@ from bnfold.nodes import (
     names_in_training,
     other_names,
     standard_domain,
+    types_in,
 )
 from bnfold.scopes import Scopes
 from bnfold.shapes import Shapes
 from bnfold.text import printable, unmarked
+
+HALF = frozenset([TensorProto.FLOAT16, TensorProto.BFLOAT16])
 
 
 class Use(NamedTuple):
@@ -137,6 +141,11 @@ class GraphFacts(Contexts):
     def is_constant_input(self, name: str) -> bool:
         """Whether `name` is an input of the function that is constant in every call."""
         return self.in_function and name in self.inputs and name in self.constants.stored
+
+    @functools.cached_property
+    def has_half(self) -> bool:
+        """Whether anything in the model is in float16 or bfloat16: a tensor, a declared value, what a Cast makes."""
+        return not HALF.isdisjoint(types_in(self.model))
 
     def repin(self, is_gone: Callable[[str], bool]) -> None:
         """Find the tensors that must stay: named by a training step, or by an annotation of what is not gone."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from bnfold.affine import Float64Array
 from bnfold.edits import Edit, Plan, SetConstant, together
+from bnfold.errors import ByReferenceError
 from bnfold.graph import GraphFacts
 from bnfold.nodes import Geometry, geometry, int_attribute, label, text_attribute
 from bnfold.refusals import Refusal
@@ -40,8 +41,11 @@ def _plan_of_all_calls(facts: GraphFacts, add: int, large: int, small: int) -> P
     """The plan; in a function, that of every call together."""
     plans: list[Plan] = []
     for context in range(facts.contexts):
-        with facts.using(context):
-            plan = _plan(facts, add, large, small)
+        try:
+            with facts.using(context):
+                plan = _plan(facts, add, large, small)
+        except (ByReferenceError, IndexError, KeyError, ValueError, ArithmeticError):
+            return None  # an attribute that the calls do not agree on, or a model that contradicts itself
         if plan is None:
             return None
         plans.append(plan)

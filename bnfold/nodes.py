@@ -207,6 +207,22 @@ def _graph_names(graph: GraphProto) -> Iterator[str]:
             yield from _graph_names(inner)
 
 
+def types_in(model: ModelProto) -> Iterator[int]:
+    """The element types of all tensors and declared values of the model, and those that nodes cast to."""
+    bodies = [model.graph.node, *(function.node for function in model.functions)]
+    nodes = [node for body in bodies for part in (body, nested_nodes(body)) for node in part]
+    for graph in (model.graph, *(inner for node in nodes if may_nest(node) for inner in subgraphs(node))):
+        yield from (tensor.data_type for tensor in graph.initializer)
+        for values in (graph.input, graph.output, graph.value_info):
+            yield from (value.type.tensor_type.elem_type for value in values)
+    for node in nodes:
+        for entry in node.attribute:
+            if entry.type == AttributeProto.TENSOR:
+                yield entry.t.data_type
+            elif entry.name in ("to", "dtype"):
+                yield entry.i
+
+
 def names_in_annotations(graph: GraphProto, is_gone: Callable[[str], bool] | None = None) -> Iterator[str]:
     """Names that quantization annotations refer to, in a graph and those inside it, but for those of what is gone."""
     for annotation in graph.quantization_annotation:

@@ -51,7 +51,7 @@ def relocated(model: Path, locations: set[str]) -> "Path | Relocated":
 
 def _with_locations(model: Path, locations: dict[str, str]) -> bytes:
     proto = ModelProto.FromString(model.read_bytes())
-    for tensor in all_tensors(proto):
+    for tensor in filter(is_external, all_tensors(proto)):
         for entry in tensor.external_data:
             if entry.key == "location":
                 entry.value = locations[entry.value]

@@ -50,6 +50,8 @@ def rewrite(
             sites = _fold([editor, *functions.editors], options, progress, ledger)
             sites += [_hidden_site(node, code) for node, code in batchnorm.hidden_sites(facts, functions.closed)]
             if any(site.outcome == "folded" for site in sites):
+                for each in (editor, *functions.editors) if functions.editors else ():
+                    each.settle()
                 for inner in functions.editors:
                     inner.commit()
                 document.changed = editor.commit()

@@ -37,6 +37,15 @@ class Sweep:
             name = self.new_names[name]
         return name in self.dead_values or name in self.dead_tensors
 
+    def settle(self, *, inside: bool) -> None:
+        """Compute what is pending, before another body's commit writes over what it is computed from.
+
+        `inside` a function or nested body nothing is read from the file later, so that there all of it is computed.
+        """
+        for name, (proto, tensor) in self.pending.items():
+            if message_behind(tensor) is not None and (inside or not is_in_file(tensor)):
+                self.pending[name] = (proto, ArrayTensor(tensor.array()))
+
     def note_devices(self, nodes: Sequence[NodeProto]) -> None:
         """Remember what the nodes that are placed on devices read and make: their shardings name it."""
         for index, node in enumerate(nodes):
@@ -94,11 +103,10 @@ class Sweep:
         sources = Counter(
             id(source) for _, tensor in alive.values() if (source := message_behind(tensor)) is not None
         )
+        nested = facts.in_function or len(facts.scopes) > 1
         for name, (proto, tensor) in alive.items():
-            if sources[id(message_behind(tensor))] > 1 and not is_in_file(
-                tensor
-            ):  # one is written over the other's source
-                alive[name] = (proto, ArrayTensor(tensor.array()))
+            if sources[id(message_behind(tensor))] > 1 and (nested or not is_in_file(tensor)):
+                alive[name] = (proto, ArrayTensor(tensor.array()))  # one is written over the other's source
         changed: dict[str, Tensor] = {}
         for name, (proto, tensor) in alive.items():
             if facts.home(name) > 0 or facts.in_function:  # where nothing is written later

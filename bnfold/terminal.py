@@ -32,6 +32,11 @@ class Show:
         Raises:
             UsageError: a file cannot be written.
         """
+        if not self.quiet:
+            self._print(report)
+        self._write(report)
+
+    def _write(self, report: "Report") -> None:
         from bnfold.report import json, text
 
         for path in self.reports:
@@ -39,9 +44,13 @@ class Show:
             try:
                 path.write_text(content, encoding="utf-8")
             except OSError as error:
-                raise UsageError(f"cannot write the report {printable(str(path))}: {error.strerror}") from None
-        if self.quiet:
-            return
+                done = "; the model was written" if report.output else ""
+                shown = printable(str(path))
+                raise UsageError(f"cannot write the report {shown}: {error.strerror}{done}") from None
+
+    def _print(self, report: "Report") -> None:
+        from bnfold.report import json, text
+
         color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         boxes = color and sys.stdout.encoding.lower().startswith("utf")
         if self.format == "json":
@@ -57,6 +66,40 @@ class Show:
             drop_stdout()
             done = "; the model was written" if report.output else ""
             raise UsageError(f"cannot print the report: {error.strerror}{done}") from None
+
+
+def check_place(report: Path, models: list[Path]) -> None:
+    """Refuse a place for a report where it would write over a file of a model, or could not be written.
+
+    Raises:
+        UsageError: it is one of the models, or may be external data of one; it is a link, or no plain file.
+    """
+    shown = f"--report {printable(str(report))}"
+    try:
+        if any(report.resolve() == model.resolve() for model in models):
+            raise UsageError(f"{shown}: that is the model's own file")
+        if report.is_symlink():
+            raise UsageError(f"{shown}: that is a symbolic link; give the real path")
+        if not report.exists():
+            return
+        if not report.is_file() or not os.access(report, os.W_OK):
+            raise UsageError(f"{shown}: that is no file that can be written")
+        if any(model.is_file() and (report.samefile(model) or _may_name(model, report)) for model in models):
+            raise UsageError(f"{shown}: that is a file of the model itself; choose another name")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{shown}: {error}") from None
+
+
+def _may_name(model: Path, other: Path) -> bool:
+    """Whether the model contains the file's name, as it does where that is its external data."""
+    name = os.fsencode(other.name)
+    with model.open("rb") as file:
+        tail = b""
+        while piece := file.read(1 << 23):
+            if name in tail + piece:
+                return True
+            tail = piece[-len(name) :]
+    return False
 
 
 @contextmanager

@@ -6,9 +6,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
-from tests.conftest import assert_same_outputs
+from tests.conftest import assert_same_outputs, random_feeds
+from tests.scopes import parse
+from tests.test_function_calls import STATISTICS as CALL_STATISTICS
 
 STATISTICS = "float[2] g = {1.5, -2}, float[2] h = {0.5, 1}, float[2] m = {1, -1}, float[2] v = {0.5, 2}"
+STATISTICS_OF_TWO_CALLS = CALL_STATISTICS.format("") + CALL_STATISTICS.format("2")
 BRANCHED = f"""<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
 g (float[1,2,3] x, bool c) => (float[1,2,3] y) <{STATISTICS}> {{
   y = If (c) <
@@ -89,3 +92,65 @@ def test_one_weight_of_hundreds_of_folds_is_not_copied_hundreds_of_times(readers
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     result = bnfold.inspect(proto)
     assert [site.code for site in result.sites] == [None if folds else "would-grow"] * readers
+
+
+def test_a_weight_that_calls_and_body_both_change():
+    """Two Conv of one weight of a branch: the calls' new weight is not computed from what the body makes of it."""
+    text = STATISTICS_OF_TWO_CALLS + (
+        "z = local.f(x, p, g, h, m, v) y = local.f(z, p, g2, h2, m2, v2) fn f (x, p, g, h, m, v) => (y) { "
+        "y = If(p) <then_branch = t () => (T a) { w = K() c = Conv(x, w) d = BatchNormalization(c, g, h, m, v) "
+        "e = Conv(d, w) a = BN(e) }, else_branch = e () => (T q) { q = Relu(x) }> }"
+    )
+    proto = parse(text)
+    result = bnfold.fold(proto, verify=False)
+    assert len(result.folded) == 2
+    for condition in (True, False):
+        assert_same_outputs(proto, result.model, feeds=random_feeds(proto) | {"p": np.array(condition)})
+
+
+def test_half_precision_is_seen_inside_a_function():
+    """A sum in float16 that a fold would let overflow stays, in a function as in the main graph."""
+    half = {"w": (1, (4, 4, 1, 1)), "v": (-1, (4, 4, 1, 1)), "g": (300, 4), "h": (0, 4), "m": (0, 4), "r": (1, 4)}
+    held = [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.full(shape, number, np.float16)))
+        for name, (number, shape) in half.items()
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("Conv", ["x", "v"], ["b"]),
+        helper.make_node("Add", ["a", "b"], ["s"]),
+        helper.make_node("BatchNormalization", ["s", "g", "h", "m", "r"], ["y"]),
+    ]
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    function = helper.make_function("local", "f", ["x"], ["y"], [*held, *nodes], imports[:1])
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, [1, 4, 2, 2]) for name in ("x", "y")]
+    call = helper.make_node("f", ["x"], ["y"], domain="local")
+    graph = helper.make_graph([call], "g", ends[:1], ends[1:])
+    proto = helper.make_model(graph, functions=[function], opset_imports=imports, ir_version=8)
+    assert [site.code for site in bnfold.inspect(proto).sites] == ["range-risk"]
+    assert bnfold.inspect(proto, assume_range=True).sites[0].outcome == "folded"
+
+
+def test_branches_that_the_calls_pad_differently_are_not_merged():
+    """An attribute by reference stops that pair and nothing else."""
+    proto = parse(
+        "wz = K() c2 = Conv(x, wz) z = BN(c2) y1 = local.f <p = [1,1,1,1]> (z) y = local.f <p = [0,0,2,2]> (y1) "
+        "fn f <p> (x) => (y) { w = K(4,4,3,3) v = K() x2 = Relu(x) a = Conv (x2, v) "
+        "b = Conv <pads: ints = @p> (x2, w) y = Add(a, b) }"
+    )
+    assert len(bnfold.fold(proto, verify=False, merge_branches=True).folded) == 1
+
+
+def test_the_shape_of_an_overridable_initializer_is_not_its_stored_one():
+    """A caller may pass a longer target to Expand, which would raise the rank of what the map is of."""
+    proto = parse("w = K() c = Conv(x, w) s = Expand(c, target) y = BN(s)")
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([2, 4, 6, 6]), "target"))
+    proto.graph.input.append(helper.make_tensor_value_info("target", TensorProto.INT64, ["rank"]))
+    assert bnfold.inspect(proto).sites[0].code == "unknown-shape"
+
+
+def test_a_function_with_one_input_twice_ends_well():
+    """The checker refuses it; here it is folded or left, without a crash."""
+    proto = parse("w = K() y = local.f(x, w) fn f (x, w) => (y) { c = Conv(x, w) y = BN(c) }")
+    proto.functions[0].input.append("w")
+    assert bnfold.inspect(proto).sites

@@ -15,6 +15,7 @@ import numpy as np
 
 from bnfold.affine import ChannelAffine, Float64Array
 from bnfold.constants import Constant
+from bnfold.errors import ByReferenceError
 from bnfold.find import Site, Source
 from bnfold.graph import GraphFacts
 from bnfold.nodes import int_attribute, label
@@ -115,7 +116,10 @@ def link(facts: GraphFacts, index: int, slot: int) -> Source | Refusal:
     found = read_constant(facts, node.input[1 - slot], "the constant", node, Code.PARAMS_NOT_CONSTANT)
     if isinstance(found, Refusal):
         return found
-    placed = _placed(facts, index, slot, found)
+    try:
+        placed = _placed(facts, index, slot, found)
+    except ByReferenceError as error:
+        return Refusal(Code.IN_FUNCTION, str(error))
     if isinstance(placed, Refusal):
         return placed
     values, axes = placed

@@ -60,7 +60,7 @@ def sibling(facts: GraphFacts, site: Site, source: Source, options: FoldOptions)
 def _range_risk(facts: GraphFacts, start: str, plan: Plan, options: FoldOptions) -> Refusal | None:
     """In half precision the sums on the way, which change, could overflow where the whole does not."""
     dtype = facts.constants.value_type(start)
-    half = dtype in HALF or (dtype is None and facts.constants.has_half)
+    half = dtype in HALF or (dtype is None and facts.has_half)
     if options.assume_range or not plan.carried or not half:
         return None
     at = label(facts.nodes[plan.absorbers[0]])

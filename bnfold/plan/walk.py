@@ -109,7 +109,7 @@ class Walk:
         if self.options.assume_range or not (grows or affine.shift.any()):
             return None
         dtype = self.facts.constants.value_type(value)
-        if dtype not in HALF and not (dtype is None and self.facts.constants.has_half):
+        if dtype not in HALF and not (dtype is None and self.facts.has_half):
             return None
         at, kind = label(self.facts.nodes[node]), dtype or "perhaps float16"
         return Refusal(Code.RANGE_RISK, f"{printable(value)!r}, in {kind}, would have another range inside {at}", at)

@@ -99,7 +99,7 @@ class Shapes:
 
     def of(self, value: str) -> Shape | None:
         """The shape of a value; None where not even its rank is known."""
-        if value in self._facts.constants.stored:
+        if value in self._facts.constants.stored and not self._facts.constants.is_overridable(value):
             return fixed(self._facts.constants.stored[value].shape)
         if self._shapes is None:
             self.deriving = True

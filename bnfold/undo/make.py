@@ -10,7 +10,7 @@ from onnx import ModelProto
 import bnfold
 from bnfold.document import Document
 from bnfold.errors import OutputError
-from bnfold.external import all_tensors, external_range, write_all
+from bnfold.external import all_tensors, byte_size, external_range, write_all
 from bnfold.staging import Files, cannot_write, check_target
 from bnfold.tensors import is_external
 from bnfold.text import printable
@@ -148,6 +148,8 @@ def _common(new: Mapping[str, Ranged], folded: Files) -> Common:
         proto = ModelProto.FromString(next(iter(folded.values())).read_bytes())
         for tensor in filter(is_external, all_tensors(proto)):
             fields = {entry.key: entry.value for entry in tensor.external_data}
-            start = int(fields.get("offset", "0"))
-            common.add_data(places[fields["location"]], [(start, start + int(fields["length"]))])
+            place = places.get(str(PurePosixPath(fields["location"])))
+            start, length = int(fields.get("offset", "0")), fields.get("length", byte_size(tensor))
+            if place is not None and length is not None:
+                common.add_data(place, [(start, start + int(length))])
     return common

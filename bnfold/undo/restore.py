@@ -54,6 +54,7 @@ def restore(folded: Path, undo: Path, target: Path, *, replace: bool) -> Restore
     try:
         with contextlib.ExitStack() as held:
             index, sources, player = _opened(folded, undo, held)
+            _check_target(target, sources[1:])
             places = _places(index, target)
             kept = _write(fresh, index, player, places)
         for place in places[1:]:
@@ -95,6 +96,16 @@ def _open(path: Path) -> Ranged:
         return Ranged(path)
     except OSError as error:
         raise UndoError(f"cannot read {printable(str(path))}: {error.strerror}") from None
+
+
+def _check_target(target: Path, data: list[Path]) -> None:
+    """Refuse to write the original over external data of the folded model.
+
+    Raises:
+        OutputError: the target is one of those files.
+    """
+    if target.exists() and any(target.samefile(path) for path in data):
+        raise OutputError(f"{printable(str(target))} is the folded model's external data; choose another name")
 
 
 def _places(index: Index, target: Path) -> list[Path]:
