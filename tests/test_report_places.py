@@ -73,7 +73,7 @@ def test_undo_of_a_byte_copy_takes_any_spelling_of_its_data(
 ) -> None:
     """Nothing folds, and the model's own external data has no length, or a location with a dot before it."""
     proto = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["" : 17]> g (float[1] x) => (float[1] y) <float[1] k = {2}> { y = Add (x, k) }'
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[1] x) => (float[1] y) <float[1] k = {2}>{ y = Add (x, k) }'
     )
     proto.graph.initializer[0].raw_data = b"\0\0\0\x40"
     proto.graph.initializer[0].ClearField("float_data")
