@@ -1,6 +1,7 @@
 """Sites inside local functions whose constants are arguments of the calls: folded where every call allows it."""
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
@@ -250,7 +251,8 @@ def test_overloads_have_their_own_calls():
         "k = Relu(x) q = ReduceMax(k) o = K() u = Mul(o, q) z = local.f(x, u) w = K() y = local.f:bn(z, w) " + plain
     )
     text += '<domain: "local", opset_import: ["" : 17], overload: "bn"> f (x, w) => (y) { c = Conv(x, w) y = BN(c) }'
-    check(text, "Relu ReduceMax Mul f f; f: Conv; f:bn: Conv", ir=10)
+    knows = not onnxruntime.__version__.startswith("1.22.")  # that one calls the wrong overload
+    check(text, "Relu ReduceMax Mul f f; f: Conv; f:bn: Conv", ir=10, runs=knows)
 
 
 # Absent arguments ---------------------------------------------------------------------------------------------------
