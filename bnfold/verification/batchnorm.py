@@ -12,7 +12,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 from onnx.reference.op_run import OpRun
 
-DOMAIN = "bnfold.verify"
+DOMAIN = "bnfold.verification"
 
 
 class InferenceBatchNormalization(OpRun):

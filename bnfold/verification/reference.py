@@ -31,15 +31,23 @@ from onnx import (
 from bnfold.evaluate import BROADCASTING
 from bnfold.external import all_tensors
 from bnfold.relocated import Relocated
-from bnfold.rounding import FLOAT_TYPES, to_float64
-from bnfold.verify.feeds import Feeds, input_spec
-from bnfold.verify.runtime import CannotRunError, Model
+from bnfold.rounding import FLOAT_TYPES, Array, to_float64
+from bnfold.verification.feeds import Feeds, input_spec
+from bnfold.verification.feeds.spec import each_array
+from bnfold.verification.loops import start_loops
+from bnfold.verification.runtime import CannotRunError, Model, OutOfTimeError
+from bnfold.verification.seeds import pin
+from bnfold.verification.timed import DEFAULT_LIMIT, Deadline
 
 _NARROW = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 class ReferenceRunner:
     """One model in onnx.reference.ReferenceEvaluator, all its floats widened to float64.
+
+    Args:
+        model: which one.
+        time_limit: seconds that one run may take; the clock is looked at between operators.
 
     Raises:
         CannotRunError: the model does not load, or has an operator that the evaluator does not know.
@@ -48,32 +56,55 @@ class ReferenceRunner:
     provider = "reference"
     runtime = f"onnx {onnx.__version__} reference evaluator, in float64"
 
-    def __init__(self, model: Model) -> None:
-        from onnx.reference import ReferenceEvaluator
-
-        from bnfold.verify.batchnorm import InferenceBatchNormalization, substitute
+    def __init__(self, model: Model, time_limit: float = DEFAULT_LIMIT) -> None:
+        from bnfold.verification.batchnorm import InferenceBatchNormalization, substitute
 
         try:
             proto = _load(model)
             initializers = {tensor.name for tensor in proto.graph.initializer}
             self.inputs = [input_spec(value) for value in proto.graph.input if value.name not in initializers]
             _check_broadcasting(proto)
+            pin(proto)
+            start_loops(proto)
             widen(proto)
             substitute(proto)
-            self._evaluator = ReferenceEvaluator(proto, new_ops=[InferenceBatchNormalization])
+            self._limit, self._deadline = time_limit, Deadline()
+            self._evaluator = _timed_evaluator(self._deadline)(proto, new_ops=[InferenceBatchNormalization])
         except Exception as error:  # noqa: BLE001 - the evaluator raises what its operators raise
             raise CannotRunError(f"the reference evaluator cannot load the model: {_short(error)}") from None
         self.outputs = [value.name for value in proto.graph.output]
 
     def run(self, feeds: Feeds) -> list[Any]:
         """The outputs of one run, in float64."""
-        wide = {k: to_float64(v) if v.dtype in FLOAT_TYPES else v for k, v in feeds.items()}
+        wide = {name: each_array(_wide, value) for name, value in feeds.items()}
         try:
-            with np.errstate(all="ignore"), warnings.catch_warnings():
+            with np.errstate(all="ignore"), warnings.catch_warnings(), self._deadline.set(self._limit):
                 warnings.simplefilter("ignore")  # they would reach stderr, with lines of another package
                 return list(self._evaluator.run(None, wide))
+        except TimeoutError:
+            raise OutOfTimeError(self._limit, "the reference evaluator") from None
         except Exception as error:  # noqa: BLE001 - the evaluator raises what its operators raise
             raise CannotRunError(f"the reference evaluator cannot run the model: {_short(error)}") from None
+
+
+def _timed_evaluator(deadline: Deadline) -> Any:
+    """A class of evaluator that asks about the time before each operator and each turn of a Loop.
+
+    Nested graphs and functions are evaluated by the class of what holds them, and each logs what it is about to do.
+    """
+    from onnx.reference import ReferenceEvaluator
+
+    class Timed(ReferenceEvaluator):
+        """Stops between two operators."""
+
+        def _log(self, *args: Any) -> None:  # noqa: ARG002 - nothing is logged
+            deadline.check()
+
+    return Timed
+
+
+def _wide(array: Array) -> Array:
+    return to_float64(array) if array.dtype in FLOAT_TYPES else array
 
 
 def _load(model: Model) -> ModelProto:
