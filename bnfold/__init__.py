@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BnfoldError",
+    "CheckResult",
     "FoldResult",
     "Inspection",
     "InvalidModelError",
@@ -24,13 +25,15 @@ __all__ = [
     "Verification",
     "VerificationFailed",
     "__version__",
+    "check",
     "fold",
     "inspect",
     "unfold",
+    "verify",
 ]
 
 if TYPE_CHECKING:
-    from bnfold.api import fold, inspect, unfold
+    from bnfold.api import check, fold, inspect, unfold, verify
     from bnfold.errors import (
         BnfoldError,
         InvalidModelError,
@@ -40,9 +43,10 @@ if TYPE_CHECKING:
         UsageError,
         VerificationFailed,
     )
+    from bnfold.report.verdicts import CheckResult
     from bnfold.results import FoldResult, Inspection
     from bnfold.undo.restore import Restored
-    from bnfold.verify import Verification
+    from bnfold.verification import Verification
 
 _HOME = {
     "BnfoldError": "errors",
@@ -54,11 +58,14 @@ _HOME = {
     "VerificationFailed": "errors",
     "FoldResult": "results",
     "Inspection": "results",
+    "CheckResult": "report.verdicts",
+    "check": "api",
     "fold": "api",
     "inspect": "api",
     "unfold": "api",
+    "verify": "api",
     "Restored": "undo.restore",
-    "Verification": "verify",
+    "Verification": "verification",
 }
 
 

@@ -1,33 +1,37 @@
-"""fold and inspect: the stages in their order. The CLI calls only this.
+"""fold and inspect: the stages in their order; verify and check beside them. The CLI calls only this.
 
 open -> facts -> find, plan, apply -> write a temporary file -> verify it -> rename it -> report
 """
 
-import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
+from bnfold.checking import check
+from bnfold.comparing import Paths, Tolerance, session, verify, verify_report
 from bnfold.document import Document
-from bnfold.errors import InvalidModelError, OutputError, UsageError
+from bnfold.errors import OutputError, UsageError
 from bnfold.finish import Finish
 from bnfold.options import FoldOptions, Sources
 from bnfold.results import FoldResult, Inspection
 from bnfold.rewrite import Progress, rewrite
+from bnfold.sources import naming, source_of
 from bnfold.staging import cannot_write, check_target
 from bnfold.text import printable
 from bnfold.undo.make import check_undo_target
 from bnfold.undo.unfold import unfold
-from bnfold.verify import VerifyOptions
-
-__all__ = ["fold", "inspect", "unfold"]
+from bnfold.verification.timed import DEFAULT_LIMIT
 
 if TYPE_CHECKING:
     from os import PathLike
+
+    from bnfold.verification.feeds.script import Script
+
+__all__ = ["FoldResult", "Inspection", "check", "fold", "inspect", "unfold", "verify", "verify_report"]
 
 
 def inspect(
@@ -63,7 +67,7 @@ def inspect(
         InvalidModelError: the model cannot be read or breaks a rule of the ONNX spec.
     """
     started = time.perf_counter()
-    source = _source(model)
+    source = source_of(model)
     options = FoldOptions(
         sources,
         freeze_inputs,
@@ -74,7 +78,7 @@ def inspect(
         named(only),
         named(exclude),
     )
-    with _naming(source):
+    with naming(source):
         report = rewrite(Document.open(source, follow_links=follow_links), options, command="inspect")
     return Inspection(replace(report, after=None, seconds=time.perf_counter() - started))
 
@@ -97,10 +101,20 @@ def fold(
     allow_unverified: bool = False,
     providers: str | Sequence[str] = ("cpu",),
     seed: int = 0,
-    trials: int = 2,
+    trials: int = 3,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     dims: Mapping[str, int] | None = None,
     threads: int | None = None,
+    input_data: Paths = (),
+    data_script: "str | Script | None" = None,
+    save_failing: "str | PathLike[str] | None" = None,
+    custom_op_libraries: Paths = (),
+    rtol: Tolerance = None,
+    atol: Tolerance = None,
+    require_sites: bool = False,
+    thorough: bool = False,
+    tf32: bool = False,
+    time_limit: float = DEFAULT_LIMIT,
     follow_links: bool = False,
     provenance: bool = True,
     undo_file: "str | PathLike[str] | None" = None,
@@ -127,12 +141,22 @@ def fold(
         exclude: patterns: leave sites of which the name of a node or an output matches one.
         verify: compare the outputs of both models.
         allow_unverified: go on where the outputs could not be compared.
-        providers: "cpu", "cuda", "reference" or onnxruntime's full names; all are run.
+        providers: where to compare, as for `verify`, like all that follow.
         seed: of the random inputs.
-        trials: how many random inputs.
+        trials: how many inputs to make up.
         shapes: input shapes, by input name, for models that leave them free.
         dims: sizes of symbolic dimensions, by symbol.
         threads: for onnxruntime.
+        input_data: files and folders of inputs to compare on instead.
+        data_script: a function that gives inputs to compare on instead.
+        save_failing: a folder for the first inputs that the outputs differ on.
+        custom_op_libraries: shared libraries with custom operators, for onnxruntime.
+        rtol: relative tolerance of the outputs.
+        atol: absolute tolerance of the outputs.
+        require_sites: "not verified" where a changed value could only be judged by the outputs.
+        thorough: compare on at least 8 inputs, and in other ways, as information.
+        tf32: let CUDA multiply in TF32.
+        time_limit: seconds that one run of one model may take.
         follow_links: read external data through symbolic and hard links, as in Hugging Face's cache, in a folder that
             you trust. What is written is never a link.
         provenance: note in the metadata of each node (below IR 10: of the model) what was folded into it.
@@ -146,7 +170,7 @@ def fold(
         NotVerified: the outputs could not be compared. Nothing is written.
     """
     started = time.perf_counter()
-    source = _source(model)
+    source = source_of(model)
     target = _target(source, output, in_place=in_place, force=force)
     undo = _undo(undo_file, source, target, force=force)
     chosen = FoldOptions(
@@ -160,15 +184,13 @@ def fold(
         named(exclude),
         provenance,
     )
-    options = VerifyOptions(
-        (providers,) if isinstance(providers, str) else tuple(providers),
-        seed,
-        trials,
-        shapes or {},
-        dims or {},
-        threads,
-    )
-    with _naming(source):
+    options = session(
+        providers=providers, seed=seed, trials=trials, shapes=shapes, dims=dims, threads=threads,
+        input_data=input_data, data_script=data_script, save_failing=save_failing,
+        custom_op_libraries=custom_op_libraries, rtol=rtol, atol=atol,
+        require_sites=require_sites, thorough=thorough, tf32=tf32, time_limit=time_limit,
+    )  # fmt: skip
+    with naming(source):
         document = Document.open(source, follow_links=follow_links)
         report = rewrite(document, chosen, command="fold", progress=progress)
     result = FoldResult(report, None, document)
@@ -185,31 +207,9 @@ def fold(
     return result
 
 
-@contextlib.contextmanager
-def _naming(source: Path | ModelProto) -> Iterator[None]:
-    """Errors in a model say which file it is."""
-    try:
-        yield
-    except (InvalidModelError, RecursionError) as error:
-        deep = isinstance(error, RecursionError)
-        problem = InvalidModelError("its graphs are nested too deeply") if deep else error
-        if isinstance(source, ModelProto):
-            raise problem from None
-        raise type(problem)(f"{printable(str(source))}: {problem}") from None
-
-
 def named(given: str | Sequence[str]) -> tuple[str, ...]:
     """One pattern or several, as a tuple."""
     return (given,) if isinstance(given, str) else tuple(given)
-
-
-def _source(model: "str | PathLike[str] | ModelProto") -> Path | ModelProto:
-    if isinstance(model, ModelProto):
-        return model
-    try:
-        return Path(model)
-    except TypeError:
-        raise UsageError(f"a model is a path or a ModelProto, not {type(model).__name__}") from None
 
 
 def _target(

@@ -8,7 +8,9 @@ wrong, where, and what to do.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bnfold.report import Report
     from bnfold.results import FoldResult
+    from bnfold.verification import Verification
 
 EXIT_DONE = 0
 EXIT_FOUND = 1
@@ -53,15 +55,26 @@ class UsageError(BnfoldError):
 
 
 class _ResultError(BnfoldError):
-    """An error at the end of a fold. `result` is the whole FoldResult, `.verification` included."""
+    """A verdict as an error. `result` is all of it: what `fold` (a FoldResult) or `verify` would have returned."""
 
-    def __init__(self, message: str, result: "FoldResult | None" = None) -> None:
+    def __init__(self, message: str, result: "FoldResult | Verification | None" = None) -> None:
         super().__init__(message)
         self.result = result
 
+    def fold_report(self) -> "Report":
+        """The report of the fold that ended so.
+
+        Raises:
+            ValueError: no fold did.
+        """
+        report: Report | None = getattr(self.result, "report", None)
+        if report is None:
+            raise ValueError("this verdict is not that of a fold")
+        return report
+
 
 class VerificationFailed(_ResultError):
-    """The folded model's outputs differ from the original's. Nothing was written."""
+    """The folded model's outputs differ from the original's. `fold` wrote nothing."""
 
     exit_code = EXIT_FOUND
 

@@ -18,7 +18,7 @@ from bnfold.results import FoldResult
 from bnfold.rewrite import Progress
 from bnfold.staging import Files, Staged, cannot_write
 from bnfold.text import plural
-from bnfold.verify import VerifyOptions
+from bnfold.verification import VerifyOptions
 from bnfold.wire import made
 
 
@@ -125,9 +125,9 @@ class Finish:
         self.result.report = replace(self.result.report, undo=str(self.undo))
 
     def _verify(self, folded: Path | bytes) -> None:
-        from bnfold.verify.judge import verify_pair
+        from bnfold.verification.whole import verify_whole
 
-        verification = verify_pair(self._original(), folded, self.options, self.progress)
+        verification = verify_whole(self._original(), folded, self.options, self.progress)
         self.result.verification = verification
         self.result.report = replace(self.result.report, verification=verification)
         if verification.verdict == "different":

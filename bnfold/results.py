@@ -11,7 +11,7 @@ from bnfold.document import Document
 from bnfold.output import staged
 from bnfold.report import Report, SiteReport
 from bnfold.staging import check_target
-from bnfold.verify import Verification
+from bnfold.verification import Verification
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -15,6 +15,7 @@ from bnfold.text import printable
 
 if TYPE_CHECKING:
     from bnfold.report import Report
+    from bnfold.report.verdicts import CheckResult, VerifyReport
 
 
 class Show:
@@ -26,7 +27,7 @@ class Show:
         self.verbose = verbose
         self.quiet = quiet
 
-    def __call__(self, report: "Report") -> None:
+    def __call__(self, report: "Report | VerifyReport | CheckResult") -> None:
         """Print the report, and write it to the files that were asked for.
 
         Raises:
@@ -36,27 +37,29 @@ class Show:
             self._print(report)
         self._write(report)
 
-    def _write(self, report: "Report") -> None:
-        from bnfold.report import json, text
+    def _write(self, report: "Report | VerifyReport | CheckResult") -> None:
+        from bnfold.report import json
 
+        text = _renderer(report)
         for path in self.reports:
-            content = json.render(report) if path.suffix == ".json" else text.render(report, verbose=True)
+            content = json.render(report) if path.suffix == ".json" else text(report, verbose=True)
             try:
                 path.write_text(content, encoding="utf-8")
             except OSError as error:
-                done = "; the model was written" if report.output else ""
+                done = "; the model was written" if getattr(report, "output", None) else ""
                 shown = printable(str(path))
                 raise UsageError(f"cannot write the report {shown}: {error.strerror}{done}") from None
 
-    def _print(self, report: "Report") -> None:
-        from bnfold.report import json, text
+    def _print(self, report: "Report | VerifyReport | CheckResult") -> None:
+        from bnfold.report import json
 
+        text = _renderer(report)
         color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         boxes = color and sys.stdout.encoding.lower().startswith("utf")
         if self.format == "json":
-            content = json.render(report)
+            content = safe_in_actions(json.render(report), is_json=True)
         else:
-            content = text.render(report, color=color, boxes=boxes, verbose=self.verbose)
+            content = safe_in_actions(text(report, color=color, boxes=boxes, verbose=self.verbose))
         try:
             click.echo(content, nl=False, color=color or None)
             sys.stdout.flush()
@@ -64,7 +67,7 @@ class Show:
             drop_stdout()
         except OSError as error:
             drop_stdout()
-            done = "; the model was written" if report.output else ""
+            done = "; the model was written" if getattr(report, "output", None) else ""
             raise UsageError(f"cannot print the report: {error.strerror}{done}") from None
 
 
@@ -100,6 +103,30 @@ def _may_name(model: Path, other: Path) -> bool:
                 return True
             tail = piece[-len(name) :]
     return False
+
+
+def _renderer(report: "Report | VerifyReport | CheckResult") -> Callable[..., str]:
+    """The renderer for a terminal that goes with this kind of report."""
+    from bnfold.report import check_text, text, verify_text
+    from bnfold.report.verdicts import CheckResult, VerifyReport
+
+    if isinstance(report, CheckResult):
+        return check_text.render
+    return verify_text.render if isinstance(report, VerifyReport) else text.render
+
+
+def in_actions() -> bool:
+    """Whether this runs in GitHub Actions, which takes commands out of what is printed."""
+    return os.environ.get("GITHUB_ACTIONS") == "true"
+
+
+def safe_in_actions(text: str, *, is_json: bool = False) -> str:
+    """The text to print, in which names out of a model are no commands to GitHub Actions."""
+    if not in_actions():
+        return text
+    from bnfold.report.harmless import harmless, harmless_json
+
+    return harmless_json(text) if is_json else harmless(text)
 
 
 @contextmanager

@@ -70,6 +70,7 @@ def custom() -> ModelProto:
         "from bnfold.cli import _run; _run(['--help'])",
         "from bnfold.cli import _run; _run(['--version'])",
         "from bnfold.cli import _run; _run(['fold', '--help']); _run(['inspect', '--help'])",
+        "from bnfold.cli import _run; _run(['verify', '--help']); _run(['check', '--help'])",
     ],
 )
 def test_help_and_import_load_nothing_heavy(code: str) -> None:
@@ -95,11 +96,11 @@ def test_python_m_bnfold(net: Path) -> None:
 
 
 def test_help_lists_commands_and_exit_codes(cli: Cli) -> None:
-    """--help and -h name both commands and every exit code."""
+    """--help and -h name every command and every exit code."""
     code, out, err = cli("--help")
     assert (code, err) == (0, "")
     assert cli("-h") == (0, out, "")
-    assert {"fold", "inspect"} <= set(out.split())
+    assert {"fold", "inspect", "verify", "check"} <= set(out.split())
     assert re.findall(r"(?m)^ +(\d+) ", out) == ["0", "1", "2", "3", "70", "130"]
 
 
@@ -588,7 +589,7 @@ def test_providers(net: Path, cli: Cli) -> None:
         (["--shape", "x:1,3,7,9"], [1, 3, 7, 9], {}),
         (["--shape", "x:[1, 3, 7, 9]"], [1, 3, 7, 9], {}),
         (["--shape", "x:1x3x7x9", "--dim", "N=4"], [1, 3, 7, 9], {}),
-        (["--trials", "3", "--seed", "7", "--threads", "1"], [2, 3, 64, 64], {"N": 2, "H": 64, "x[3]": 64}),
+        (["--trials", "2", "--seed", "7", "--threads", "1"], [2, 3, 64, 64], {"N": 2, "H": 64, "x[3]": 64}),
     ],
 )
 def test_shapes_and_dims(args: list[str], shape: list[int], chosen: dict[str, int], tmp_path: Path, cli: Cli) -> None:
@@ -599,7 +600,7 @@ def test_shapes_and_dims(args: list[str], shape: list[int], chosen: dict[str, in
     run = json.loads(out)["verification"]["runs"][0]
     assert run["shapes"] == {"x": shape}
     assert run["sizes"] == chosen
-    assert run["trials"] == (3 if "--trials" in args else 2)
+    assert run["trials"] == (2 if "--trials" in args else 3)
     text = cli("fold", net, "--force", *args)[1]
     assert all(f"{name}={size}" in text for name, size in chosen.items())
 

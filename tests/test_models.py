@@ -15,6 +15,9 @@ from tests.conftest import MODELS, ROOT, SHARED_MODELS, ops, run
 
 README = (MODELS / "README.md").read_text(encoding="utf-8")
 EXPECTED = tomllib.loads((ROOT / "tools" / "expected_folds.toml").read_text(encoding="utf-8"))
+# Of the outputs' scale. repvgg_a0 comes nearest, where inputs follow the running statistics: there its original is
+# 1.7e-5 off its own float64 evaluation, and moves by 1.5e-5 if each input moves by one ulp.
+LARGEST_NOISE = 3e-5
 DIGITS = ["digits_resnet", "digits_mobilenet", "digits_resnet_dynamo", "digits_mobilenet_dynamo"]
 
 needs_shared = pytest.mark.skipif(not SHARED_MODELS.is_dir(), reason="the public models are not in this checkout")
@@ -71,7 +74,7 @@ def test_models_are_small():
 
 @pytest.mark.parametrize("stem", EXPECTED)
 def test_counted_sites_fold_and_outputs_stay(stem, tmp_path):
-    """What was counted by hand folds, the rest has its code, and both models give the same outputs."""
+    """What was counted by hand folds, the rest has its code, and outputs differ by rounding and noise alone."""
     expected = EXPECTED[stem]
     source, target = MODELS / f"{stem}.onnx", tmp_path / "folded.onnx"
     result = bnfold.fold(source, target)
@@ -91,7 +94,7 @@ def test_counted_sites_fold_and_outputs_stay(stem, tmp_path):
         assert target.read_bytes() == source.read_bytes()
         return
     assert result.verification
-    assert result.verification.worst.relative < 1e-5
+    assert all(output.relative <= min(output.limit, LARGEST_NOISE) for output in result.verification.outputs)
 
 
 @pytest.mark.parametrize("name", DIGITS)

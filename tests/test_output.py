@@ -23,7 +23,7 @@ from bnfold.errors import OutputError
 from bnfold.options import FoldOptions
 from bnfold.output import staged
 from bnfold.rewrite import rewrite
-from bnfold.verify import Verification
+from bnfold.verification import Verification
 from tests.conftest import MODELS, Cli, batchnorm_parameters, conv_bn, model, ops, random_feeds, run
 
 posix = pytest.mark.skipif(os.name == "nt", reason="modes, symbolic links and signals as POSIX has them")
@@ -379,7 +379,7 @@ def test_the_verdict_decides(
 ) -> None:
     """Whatever the verification says but `equal`, nothing is written."""
     answer = Verification(verdict, "because", ())
-    monkeypatch.setattr("bnfold.verify.judge.verify_pair", lambda *_: answer)
+    monkeypatch.setattr("bnfold.verification.whole.verify_pair", lambda *_: answer)
     source = put(conv_bn(), tmp_path / "net.onnx")
     found, _, err = cli("fold", source)
     assert found == code
@@ -396,7 +396,7 @@ def test_an_error_in_the_verification_leaves_nothing(
         raise RuntimeError("crash")
 
     monkeypatch.delenv("BNFOLD_DEBUG", raising=False)
-    monkeypatch.setattr("bnfold.verify.judge.verify_pair", crash)
+    monkeypatch.setattr("bnfold.verification.whole.verify_pair", crash)
     source = put(conv_bn(), tmp_path / "net.onnx", external=True)
     before = listing(tmp_path)
     assert cli("fold", source)[0] == 70

@@ -8,13 +8,11 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 import bnfold
 from bnfold.document import serialise
 from bnfold.errors import UsageError
-from bnfold.verify import ProviderRun, VerifyOptions, combine
-from bnfold.verify.compare import compare_arrays, compare_outputs
-from bnfold.verify.feeds import InputSpec, Sizes, choose_shapes, make_feeds, nudge, parse_dim, parse_shape
-from bnfold.verify.judge import verify_pair
-from bnfold.verify.providers import full_name
-from bnfold.verify.reference import ReferenceRunner
-from bnfold.verify.runtime import OrtRunner
+from bnfold.verification import ProviderRun, VerifyOptions, combine
+from bnfold.verification.compare import compare_arrays, compare_outputs
+from bnfold.verification.judge import verify_pair
+from bnfold.verification.reference import ReferenceRunner
+from bnfold.verification.runtime import OrtRunner
 from tests.conftest import MODELS, batchnorm_parameters, conv_bn, model, random_feeds, run, tensor
 
 FLOAT32 = np.dtype(np.float32)
@@ -71,7 +69,7 @@ def test_right_folds_are_equal_and_say_how_far():
     found = verdict(original, bnfold.fold(original, verify=False).model)
     assert found.verdict == "equal"
     assert found.runs[0].provider == "CPUExecutionProvider"
-    assert found.runs[0].trials == 2
+    assert found.runs[0].trials == 3
     assert 0 < found.worst.relative < 1e-6
     assert found.worst.ulps == pytest.approx(found.worst.relative * 2**23)
 
@@ -176,98 +174,6 @@ def test_unknown_is_not_equal():
         assert words in found.reason
 
 
-def test_random_outputs_are_not_a_difference():
-    """onnxruntime seeds a random operator by its place in the graph, which a fold shifts: unknown, not different."""
-    original = conv_bn()
-    original.graph.node.append(helper.make_node("RandomNormalLike", ["y"], ["r"]))
-    original.graph.output[0].name = "r"
-    found = verdict(original, bnfold.fold(original, verify=False).model)
-    assert found.verdict == "not verified"
-    assert "each time" in found.reason
-
-
-def test_free_dimensions_get_sizes_and_the_report_says_which():
-    """Symbols and unnamed dimensions are given sizes, hints are obeyed, and nothing is written into the model."""
-    original = conv_bn(x=("N", 3, "H", None))
-    found = verdict(original, original)
-    assert dict(found.runs[0].sizes) == {"N": 2, "H": 64, "x[3]": 64}
-    found = verdict(original, original, dims={"N": 5, "H": 7}, seed=3)
-    assert found.runs[0].shapes["x"] == (5, 3, 7, 64)
-    found = verdict(original, original, shapes={"x": (1, 3, 4, 5)})
-    assert found.runs[0].shapes["x"] == (1, 3, 4, 5)
-    assert not found.runs[0].sizes
-
-
-def test_another_size_is_tried_where_the_first_does_not_run():
-    """A model that only runs at 224 (a Reshape to a fixed size behind a free input) is still verified."""
-    nodes = [
-        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
-        helper.make_node("BatchNormalization", ["c", "gamma", "beta", "mean", "var"], ["n"]),
-        helper.make_node("Reshape", ["n", "shape"], ["y"]),
-    ]
-    held = [tensor("w", np.ones((4, 3, 3, 3))), tensor("shape", [-1, 4, 224 * 224], np.int64)]
-    original = model(nodes, held + batchnorm_parameters(4), ("N", 3, "H", "W"))
-    result = bnfold.fold(original)
-    assert result.verification
-    assert result.verification.runs[0].shapes["x"][2:] == (224, 224)
-
-
-def test_wrong_hints_are_usage_errors():
-    """A shape or symbol that the model does not have, or that does not fit, is refused with the names it has."""
-    original = conv_bn(x=("N", 3, 9, 9))
-    with pytest.raises(UsageError, match="no such input; the model has x"):
-        verdict(original, original, shapes={"image": (1,)})
-    with pytest.raises(UsageError, match="no such dimension; the model has N"):
-        verdict(original, original, dims={"M": 1})
-    with pytest.raises(UsageError, match="does not fit"):
-        verdict(original, original, shapes={"x": (1, 4, 9, 9)})
-    with pytest.raises(UsageError, match="unknown"):
-        full_name("tpu")
-
-
-def test_hints_parse_in_the_forms_people_know():
-    """name:1,3,224,224 and name:[1,3,224,224]; names may hold colons; anything else is refused."""
-    assert parse_shape("x:1,3,224,224") == ("x", (1, 3, 224, 224))
-    assert parse_shape("a:0:[1, 3]") == ("a:0", (1, 3))
-    assert parse_shape("scalar:") == ("scalar", ())
-    assert parse_dim("N=2") == ("N", 2)
-    for text in ("x", "x:a,b", "x:1,,2"):
-        with pytest.raises(UsageError, match="--shape"):
-            parse_shape(text)
-    for text in ("N", "N=", "N=0", "=3", "N=-1"):
-        with pytest.raises(UsageError, match="--dim"):
-            parse_dim(text)
-
-
-def test_feeds_are_seeded_and_of_both_signs():
-    """The same seed gives the same inputs, another one others; floats have both signs; integers are valid indices."""
-    specs = [InputSpec("f", FLOAT32, (50,)), InputSpec("i", np.dtype(np.int64), (50,)),
-             InputSpec("b", np.dtype(bool), (50,)), InputSpec("u", np.dtype(np.uint8), (50,)),
-             InputSpec("s", np.dtype(object), (2,))]  # fmt: skip
-    shapes, _ = choose_shapes(specs, Sizes(1, 1, 1), {}, {})
-    for trial in (0, 1):
-        first, again, other = (make_feeds(specs, shapes, seed, trial) for seed in (1, 1, 2))
-        assert all(np.array_equal(first[name], again[name]) for name in first)
-        assert not np.array_equal(first["f"], other["f"])
-        assert first["f"].dtype == np.float32
-        assert first["f"].min() < -0.5
-        assert set(first["i"]) == {0, 1}
-        assert first["b"].dtype == bool
-        assert first["u"].max() > 100
-        assert first["s"].tolist() == ["bnfold", "bnfold"]
-
-
-def test_nudged_inputs_are_neighbours():
-    """Every float moves by one unit in the last place, either way; integers stay."""
-    feeds = {"x": np.linspace(-1, 1, 99, dtype=np.float32), "i": np.arange(3)}
-    moved = nudge(feeds, 0)
-    steps = np.abs(moved["x"].view(np.int32).astype(np.int64) - feeds["x"].view(np.int32))
-    assert set(steps[feeds["x"] != 0]) == {1}
-    assert (moved["x"] > feeds["x"]).any()
-    assert (moved["x"] < feeds["x"]).any()
-    assert moved["i"] is feeds["i"]
-
-
 def test_comparison_by_the_outputs_own_scale():
     """An error of 1e-6 of the largest element is rounding wherever it stands; 1e-4 is not."""
     reference = np.float32([1000, 1e-6, 0])
@@ -354,7 +260,7 @@ def test_the_reference_is_the_formula_at_every_opset(opset):
     first, second = ReferenceRunner(data).run(feeds)[0], run(proto, feeds)[0]
     assert first.dtype == np.float64
     assert np.abs(first - second).max() < 1e-6 * np.abs(first).max()
-    assert OrtRunner(data, "CPUExecutionProvider", None).inputs == ReferenceRunner(data).inputs
+    assert OrtRunner(data, "CPUExecutionProvider").inputs == ReferenceRunner(data).inputs
 
 
 def test_the_reference_stands_in_for_missing_kernels():
@@ -430,12 +336,17 @@ def test_the_reference_widens_every_float_it_meets():
 
 
 def test_float64_cannot_arbitrate_what_it_cannot_run():
-    """Where the reference evaluator lacks an operator, a difference stays a difference."""
+    """No values in common, and an operator that the reference evaluator lacks: a difference stays a difference."""
     original = cancelling()
     original.graph.node.append(helper.make_node("Gelu", ["y"], ["z"], domain="com.microsoft"))
     original.graph.output[0].name = "z"
     original.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    assert verdict(original, bnfold.fold(original, verify=False).model).verdict == "different"
+    folded = bnfold.fold(original, verify=False).model
+    assert verdict(original, folded).verdict == "equal"
+    for node in folded.graph.node:
+        node.input[:] = ["other" if name == "y" else name for name in node.input]
+        node.output[:] = ["other" if name == "y" else name for name in node.output]
+    assert verdict(original, folded).verdict == "different"
 
 
 def test_a_folded_model_that_fails_at_run_time_is_different():
@@ -451,24 +362,13 @@ def test_a_folded_model_that_fails_at_run_time_is_different():
     assert "does not run" in broken.reason
 
 
-def test_inputs_that_cannot_be_made_up_are_named():
-    """A sequence input is not verified, and the reason names it."""
-    kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, None))
-    proto = one_op("Relu")
-    proto.graph.input.append(helper.make_value_info("many", kind))
-    found = verdict(proto, proto)
-    assert found.verdict == "not verified"
-    assert "'many'" in found.reason
-
-
 def test_options_that_compare_nothing_are_refused():
     """No provider, no trial, no elements, or more than any machine holds: usage errors, before any work."""
-    for options in ({"providers": ()}, {"trials": 0}, {"dims": {"N": 0}}, {"shapes": {"x": (1, 2**40)}}):
+    for options in (
+        {"providers": ()}, {"providers": ("tpu",)}, {"trials": 0}, {"dims": {"N": 0}}, {"shapes": {"x": (1, 2**40)}},
+    ):  # fmt: skip
         with pytest.raises(UsageError):
             VerifyOptions(**options)
-    original = conv_bn(x=("N", 3, 9, 9))
-    with pytest.raises(UsageError, match="too large to make up"):
-        verdict(original, original, dims={"N": 2**30})
 
 
 def test_float64_does_not_excuse_a_worse_run():

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bnfold.verify import Verification
+from bnfold.verification import Verification
 
 SCHEMA = "bnfold.report/1"
 

@@ -6,9 +6,10 @@ import math
 from typing import Any
 
 from bnfold.report import Report
+from bnfold.report.verdicts import CheckResult, VerifyReport
 
 
-def render(report: Report) -> str:
+def render(report: Report | VerifyReport | CheckResult) -> str:
     """The report as indented JSON, keys in the order of the dataclasses; ends with a newline."""
     tree = dataclasses.asdict(report)
     tree = {"schema": tree.pop("schema"), **tree}

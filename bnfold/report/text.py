@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bnfold.report import ModelFacts, Report, SiteReport
+from bnfold.report.words import besides, verdict_line
 from bnfold.text import plural, printable, size
-from bnfold.verify import ProviderRun
 
 KINDS = ("BatchNormalization", "chain", "branch")
 _MOST_NOTES = 4
@@ -83,7 +83,9 @@ def _fold(console: Console, report: Report, *, boxes: bool, verbose: bool) -> No
         _line(console, "the outputs were not compared (verification is off)", "yellow")
     if report.verification is not None:
         for run in report.verification.runs:
-            _line(console, *_verdict(run))
+            _line(console, *verdict_line(run))
+            for sentence in besides(run):
+                _line(console, sentence)
     written = f" -> {printable(report.output)}" if report.output else ""
     undo = f", undo file {printable(report.undo)}" if report.undo else ""
     _line(console, f"{report.status}{written}{undo} ({report.seconds:.2f} s)", "bold")
@@ -125,25 +127,3 @@ def _sites(console: Console, sites: tuple[SiteReport, ...]) -> None:
             continue
         help_ = f" [{site.help}]" if site.help else ""
         _line(console, f"  left  {site.site}{after}: {site.code}: {site.message}{help_}")
-
-
-def _verdict(run: ProviderRun) -> tuple[str, str]:
-    where = f"{run.provider}, {run.runtime}" if run.runtime else run.provider
-    reason = f"; {printable(run.reason, 600)}" if run.reason else ""
-    if run.verdict == "not verified":
-        return f"not verified ({where}){reason}", "yellow"
-    if run.verdict == "different":
-        return f"DIFFERENT ({where}){reason}", "bold red"
-    worst = max(run.outputs, key=lambda output: output.relative)
-    sizes = ", ".join(f"{printable(name)}={size_}" for name, size_ in run.sizes.items())
-    chosen = f", with {sizes}" if sizes else ""
-    found = f"largest difference {worst.relative:.1e} of the output's scale, {worst.ulps:.1f} ulp"
-    verdict = f"{_words(worst.relative, worst.limit)} (limit {worst.limit:.1e})"
-    inputs = plural(run.trials, "input")
-    return f"verified equal on {inputs}{chosen} ({where}): {found}: {verdict}{reason}", "green"
-
-
-def _words(relative: float, limit: float) -> str:
-    if relative == 0:
-        return "bit for bit the same"
-    return "rounding" if relative <= limit else "see the reason"

@@ -71,8 +71,8 @@ def _serve(pipe: Connection) -> None:
 
 def _judge(original: Path, folded: Path | None) -> tuple[str, str]:
     from bnfold.errors import BnfoldError
-    from bnfold.verify import VerifyOptions
-    from bnfold.verify.judge import verify_pair
+    from bnfold.verification import VerifyOptions
+    from bnfold.verification.judge import verify_pair
 
     valid = _valid(original)
     if folded is None:
