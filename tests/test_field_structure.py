@@ -53,7 +53,13 @@ def source_of(module):
     return path.read_text() if path.exists() else ""
 
 
-@pytest.mark.parametrize(("group", "numbers"), [("sharing", (21, 30)), ("refuse", (31, 54)), ("structure", (70, 87))])
+@pytest.mark.parametrize(
+    ("group", "numbers"),
+    [
+        ("sharing", (21, 30)), ("refuse", (31, 54)), ("numerics", (55, 69)), ("structure", (70, 87)),
+        ("verification", (88, 98)),
+    ],
+)  # fmt: skip
 def test_the_ledger_is_complete(group, numbers):
     """Every number of the group is in the ledger, once and in order."""
     first, last = numbers
