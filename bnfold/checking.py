@@ -127,7 +127,7 @@ def _check_arguments(arguments: FoldArguments) -> None:
     FoldOptions(arguments.get("sources", "affine"))
     session(
         providers=arguments.get("providers", ("cpu",)), seed=arguments.get("seed", 0),
-        trials=arguments.get("trials", 2), shapes=arguments.get("shapes"), dims=arguments.get("dims"),
+        trials=arguments.get("trials", 3), shapes=arguments.get("shapes"), dims=arguments.get("dims"),
         threads=arguments.get("threads"), rtol=arguments.get("rtol"), atol=arguments.get("atol"),
         require_sites=False, thorough=False, tf32=arguments.get("tf32", False),
         time_limit=arguments.get("time_limit", DEFAULT_LIMIT),

@@ -17,10 +17,17 @@ from bnfold.tensors import is_external
 
 @dataclass(frozen=True, slots=True)
 class Relocated:
-    """The bytes of an .onnx, and the folder that the locations in it are relative to."""
+    """A model in memory with its external data on disk.
+
+    Attributes:
+        data: the bytes of an .onnx.
+        folder: that the locations in it are relative to.
+        skeleton: the same without its large numbers, where somebody has it; empty otherwise.
+    """
 
     data: bytes
     folder: Path
+    skeleton: bytes = b""
 
     def with_numbers(self) -> ModelProto:
         """The model, with its external data read in.

@@ -52,11 +52,15 @@ class Field:
     stop: int
 
 
-def lift(data: bytes) -> tuple[bytes, dict[int, memoryview]] | None:
-    """The skeleton, and the numbers that it lacks by index of the initializer; None where nothing can be lifted."""
+def lift(data: bytes, end: int | None = None) -> tuple[bytes, dict[int, memoryview]] | None:
+    """The skeleton, and the numbers that it lacks by index of the initializer; None where nothing can be lifted.
+
+    `end` is where the model ends, if not with the data.
+    """
+    end = len(data) if end is None else end
     view = memoryview(data)
     try:
-        (graph,) = (f for f in fields(data, 0, len(data)) if f.key == GRAPH_KEY)
+        (graph,) = (f for f in fields(data, 0, end) if f.key == GRAPH_KEY)
         found = _large_tensors(data, graph)
     except (OddWireError, ValueError):
         return None

@@ -310,4 +310,4 @@ def test_real_models_are_fed_in_three_kinds(name):
     assert found
     sizes = [trial.shapes for trial in found.runs[0].inputs]
     assert len(sizes) == 3
-    assert sizes[0] == sizes[2] != sizes[1]
+    assert sizes[0] != sizes[1] == sizes[2]

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from onnx import GraphProto, ModelProto, ValueInfoProto
 
+from bnfold.document import LIFT_FROM
 from bnfold.relocated import Relocated
 from bnfold.verification.runtime import Model
+from bnfold.wire import lift
 
 
 def exposing(model: Model, values: Iterable[str]) -> Model:
@@ -20,7 +22,9 @@ def exposing(model: Model, values: Iterable[str]) -> Model:
     tail = ModelProto(graph=more).SerializeToString()
     if isinstance(model, Path):
         with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            return Relocated(b"".join((mapped, tail)), model.parent)  # copied once
+            data = b"".join((mapped, tail))  # copied once
+        skeleton = lift(data, len(data) - len(tail)) if len(data) >= LIFT_FROM else None
+        return Relocated(data, model.parent, b"" if skeleton is None else skeleton[0])
     if isinstance(model, Relocated):
         return Relocated(model.data + tail, model.folder)
     return model + tail

@@ -106,7 +106,7 @@ class OrtRunner:
     def __init__(self, model: Model, provider: Provider | str, settings: Settings = DEFAULT) -> None:
         provider = parse_provider(provider) if isinstance(provider, str) else provider
         ort = _onnxruntime_with(provider)
-        proto = load_graph(model)
+        proto = skim(model)
         problem = crash(proto)
         if problem:
             raise CannotRunError(problem)
@@ -114,9 +114,7 @@ class OrtRunner:
         if provider.name == CUDA:
             self.options = {**_CUDA_OPTIONS, "use_tf32": str(int(settings.tf32)), **self.options}
         is_random = pin(proto)
-        make = _maker(
-            in_memory(proto, model) if is_random else model, (provider.name, self.options), _options(settings)
-        )
+        make = _maker(_pinned(model) if is_random else model, (provider.name, self.options), _options(settings))
         try:
             self._session = make()
         except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no base class
@@ -225,6 +223,20 @@ def in_memory(proto: onnx.ModelProto, model: Model) -> bytes | Relocated:
     if isinstance(model, bytes):
         return data
     return Relocated(data, model.parent if isinstance(model, Path) else model.folder)
+
+
+def _pinned(model: Model) -> bytes | Relocated:
+    """A throwaway copy whose random operators have seeds."""
+    proto = load_graph(model)
+    pin(proto)
+    return in_memory(proto, model)
+
+
+def skim(model: Model) -> onnx.ModelProto:
+    """The model without its external data, and without large numbers where that is quicker."""
+    if isinstance(model, Relocated) and model.skeleton:
+        return onnx.load_model_from_string(model.skeleton)
+    return load_graph(model)
 
 
 def load_graph(model: Model) -> onnx.ModelProto:

@@ -108,6 +108,7 @@ class MadeUp:
     provider: Provider
     settings: Settings = field(default_factory=Settings)
     _base: Chosen | None = None
+    _least: Chosen | None = None
     _light: ModelProto | None = None
     _uses: dict[tuple[tuple[int, ...], ...], dict[str, Use]] = field(default_factory=dict)
     _plans: dict[tuple[tuple[int, ...], ...], list[Values]] = field(default_factory=dict)
@@ -136,9 +137,10 @@ class MadeUp:
             if varied is not None:
                 return varied
         assert self._base is not None
-        trial = self._trial(index, self._base)
-        if kind == "running statistics":
-            trial = self._scaled(index, trial)
+        if kind != "running statistics":
+            trial = self._trial(index, self._base)
+            return trial, look(trial.feeds)
+        trial = self._scaled(index, self._least or self._base)
         return trial, look(trial.feeds)
 
     def _trial(self, index: int, chosen: Chosen, recipe: Recipe | None = None) -> Trial:
@@ -182,7 +184,7 @@ class MadeUp:
                 if not chosen.sizes:
                     break
             else:
-                self._base = chosen
+                self._base = self._least = chosen
                 return trial, found
         ways = "--shape, --dim, --input-data or --data-script"
         raise CannotRunError(f"the original does not run on made-up inputs (give {ways}?): {problem}")
@@ -213,16 +215,24 @@ class MadeUp:
         recipe = Recipe(KINDS[index % len(KINDS)], absent=absent)
         try:
             check_memory(shapes)
-            trial = self._trial(index, replace(self._base, shapes=shapes, sizes=sizes), recipe)
-            return trial, look(trial.feeds)
+            chosen = replace(self._base, shapes=shapes, sizes=sizes)
+            trial = self._trial(index, chosen, recipe)
+            found = look(trial.feeds)
         except OutOfTimeError:
             raise
         except (CannotRunError, UsageError):
             return None
+        self._least = min(self._base, chosen, key=_elements)
+        return trial, found
 
-    def _scaled(self, index: int, trial: Trial) -> Trial:
-        """The same with the mean and scale that the first BatchNormalization expects; itself where none is known."""
+    def _scaled(self, index: int, chosen: Chosen) -> Trial:
+        """With the mean and scale that the first BatchNormalization expects; normal where none is known."""
+        trial = self._trial(index, chosen)
         scaling = follow_statistics(self.model, trial.feeds, self.provider, self.settings)
-        if not scaling or not fits(scaling, tensors_only(trial.feeds)) or self._base is None:
+        if not scaling or not fits(scaling, tensors_only(trial.feeds)):
             return replace(trial, name="normal")
-        return self._trial(index, self._base, Recipe(trial.name, scaling=scaling))
+        return self._trial(index, chosen, Recipe(trial.name, scaling=scaling))
+
+
+def _elements(chosen: Chosen) -> int:
+    return sum(map(prod, chosen.shapes.values()))
