@@ -5,6 +5,7 @@ two runs are furthest apart is evaluated in float64, each side from its own inpu
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,19 +15,45 @@ from bnfold.verification.float64 import Evaluator, NotEvaluatedError
 from bnfold.verification.layers import Sites
 from bnfold.verification.pairing import Pairing
 from bnfold.verification.runs import Runs
-from bnfold.verification.sites import frontier
+from bnfold.verification.segments import frontier
 
 
-def nearer_to_float64(sites: Sites, runs: Runs) -> str:
-    """How far each run is from its float64 evaluation, at the site that differs most; empty where none is known."""
+@dataclass(frozen=True, slots=True)
+class OwnErrors:
+    """How far the runs of both models are from float64 at one value, each on its own inputs.
+
+    Attributes:
+        value: its name in the original.
+        original: of the original's run.
+        folded: of the other's.
+        scale: the largest absolute value there.
+    """
+
+    value: str
+    original: float
+    folded: float
+    scale: float
+
+    @property
+    def relative(self) -> float:
+        """The larger of both, over the scale."""
+        return max(self.original, self.folded) / self.scale if self.scale else 0.0
+
+    def __str__(self) -> str:
+        """Both as a clause."""
+        where = f"at '{printable(self.value)}'"
+        return f"{where} the original's run is {self.original:.2g} off float64, the folded model's {self.folded:.2g}"
+
+
+def own_errors(sites: Sites, runs: Runs) -> OwnErrors | None:
+    """Both runs against float64, at the site where they differ most; None where that is not known."""
     pairing = sites.reading
     apart = {value: _apart(pairing, value, runs) for value in pairing.changed}
-    for value in sorted(apart, key=lambda name: -apart[name])[:1]:
-        offs = _offs(pairing, value, runs) if apart[value] else None
-        if offs is not None:
-            where = f"at '{printable(value)}'"
-            return f"{where} the original's run is {offs[0]:.2g} off float64, the folded model's {offs[1]:.2g}"
-    return ""
+    worst = max(apart, key=lambda value: apart[value], default=None)
+    offs = _offs(pairing, worst, runs) if worst is not None and apart[worst] else None
+    if worst is None or offs is None:
+        return None
+    return OwnErrors(worst, *offs, float(np.abs(to_float64(runs.original[worst])).max()))
 
 
 def _apart(pairing: Pairing, value: str, runs: Runs) -> float:

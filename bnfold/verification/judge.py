@@ -99,7 +99,7 @@ def _ran(trials: TrialRuns, task: _Task) -> ProviderRun:
     """All trials, and a second opinion where only the outputs differ, or where it has to be sure what ran."""
     run = trials.go(task.progress)
     if run.verdict == "different" and run.outputs and not any(site.wrong for site in run.sites):
-        run = arbitrate(run, trials.pair, task.folded, trials.trials)
+        run = arbitrate(run, trials.pair, task.folded, trials.trials, task.options.seed)
     if run.verdict == "equal" and trials.pair.where.name == CUDA:
         run = _if_placed(run, trials.pair, task.folded, trials.trials[0].feeds)
     return run

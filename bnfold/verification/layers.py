@@ -24,11 +24,12 @@ from bnfold.relocated import Relocated
 from bnfold.scopes import open_scopes
 from bnfold.text import SCOPE_MARK
 from bnfold.verification.inlined import inlined
-from bnfold.verification.pairing import Pairing, aliases, pair
+from bnfold.verification.pairing import Pairing, aliases, pair, same_constant, trusted
 from bnfold.verification.runs import Reach, Runs, ran_product, ran_segment, reach_of
 from bnfold.verification.runtime import Model, in_memory
+from bnfold.verification.segments import Frontier, frontier
 from bnfold.verification.sitecheck import SiteCheck
-from bnfold.verification.sites import Frontier, by_values, frontier
+from bnfold.verification.sites import by_values
 from bnfold.verification.weights import AlgebraicCheck, by_algebra
 
 READINGS = 4  # how often names are read anew before a value counts as wrong
@@ -68,6 +69,14 @@ class Reading:
         return tuple(self._judged(value, site, runs) for value, site in self.algebra.items())
 
     def _judged(self, value: str, site: AlgebraicCheck | None, runs: Runs) -> SiteCheck:
+        check = self._by_numbers(value, site, runs)
+        first, second = runs.original.get(value), runs.folded.get(self.pairing.names[value])
+        if check.wrong or first is None or second is None or first.shape == second.shape:
+            return check
+        problem = f"shape {second.shape} instead of {first.shape}"
+        return replace(check, covered=True, layer="values", times=np.inf, problem=problem)
+
+    def _by_numbers(self, value: str, site: AlgebraicCheck | None, runs: Runs) -> SiteCheck:
         if site is None:
             if value not in self.values or not self.starts[value].affine:
                 self.values[value] = by_values(self.pairing, value, runs.original)
@@ -103,6 +112,14 @@ class Sites:
     def reading(self) -> Pairing:
         """What they share, in the reading that explains most."""
         return self._reading.pairing
+
+    @property
+    def outputs_are_shared(self) -> bool:
+        """Whether every output is made by nodes of both models, or is the same constant in both."""
+        original, folded = self.pairing.original, self.pairing.folded
+        constant = [value.name for value in original.model.graph.output if value.name not in self.pairing.names]
+        pairs = [(original.constants.find(name), folded.constants.find(name)) for name in constant]
+        return all(a is not None and b is not None and same_constant(a, b) for a, b in pairs)
 
     @property
     def shared(self) -> int:
@@ -188,7 +205,7 @@ def open_sites(original: Model, folded: Model, documents: tuple[Document, Docume
     """
     one, other = documents or (None, None)
     with _facts(original, one) as (first, first_model), _facts(folded, other) as (second, second_model):
-        yield Sites(pair(first, second), (first_model, second_model))
+        yield Sites(trusted(first, second), (first_model, second_model))
 
 
 @contextlib.contextmanager

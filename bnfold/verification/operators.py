@@ -25,8 +25,8 @@ MOVING = frozenset(
 )  # fmt: skip
 # Operators along which a change of the input changes the output by no more, or hardly more.
 CALM = frozenset(
-    ["Abs", "Clip", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Relu", "Selu",
-     "Sigmoid", "Softplus", "Softsign", "Swish", "Tanh"]
+    ["Abs", "Celu", "Clip", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Relu",
+     "Selu", "Sigmoid", "Softplus", "Softsign", "Swish", "Tanh"]
 )  # fmt: skip
 SUMS = frozenset(["Add", "Sub", "Sum", "Neg"])
 CORES = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])
@@ -141,13 +141,23 @@ def _sizes(
     first = inputs[0]
     assert first is not None
     if op in CALM:
-        slopes = inputs[1].size if op == "PRelu" and inputs[1] is not None else np.ones(())
+        slopes = inputs[1].size if op == "PRelu" and inputs[1] is not None else _slope(node, op)
         return [np.maximum(np.maximum(first.size, first.size * slopes), np.abs(values[0]))]
     if op == "MaxPool" and len(values) > 1:
         raise NotEvaluatedError("MaxPool with Indices is not evaluated")
     sized = [n if n is None else n.size if n.value.dtype == np.float64 else n.value for n in inputs]
     stretched = 2.0 if op in ("Resize", "Upsample") else 1.0  # cubic weights may be negative
     return [stretched * np.abs(size) for size in reference(node, sized, opset)]
+
+
+def _slope(node: NodeProto, op: str) -> float:
+    """The most that an operator multiplies a small change by, where its parameters say. Source: its spec."""
+    if op in ("Celu", "Elu", "LeakyRelu"):
+        return abs(float_attribute(node, "alpha", 1.0))
+    if op == "Selu":
+        gamma = abs(float_attribute(node, "gamma", 1.05070102))
+        return gamma * max(1.0, abs(float_attribute(node, "alpha", 1.67326319)))
+    return abs(float_attribute(node, "alpha", 0.2)) if op == "HardSigmoid" else 1.5
 
 
 def _product(node: NodeProto, op: str, inputs: list[Number | None]) -> Pair:

@@ -26,6 +26,13 @@ from bnfold.nodes import standard_domain
 from bnfold.reading import is_constant
 from bnfold.tensors import same_numbers
 
+MOST_UNLIKE = 4  # one name in so many may be made by unlike operators
+FEWEST_UNLIKE = 3
+_FOLDED = frozenset(  # what folds turn into one another
+    ["Add", "BatchNormalization", "Conv", "ConvTranspose", "Div", "Gemm", "Identity", "MatMul", "Mul", "Neg",
+     "Reshape", "Sub", "Sum", "Transpose"]
+)  # fmt: skip
+
 
 @dataclass
 class Pairing:
@@ -71,6 +78,26 @@ def pair(
     pairing.shared = {name: there for name, there in shared.items() if there not in dropped}
     pairing.changed = [pairing.shared[value] for value in _changed(pairing)]
     return pairing
+
+
+def trusted(original: GraphFacts, folded: GraphFacts) -> Pairing:
+    """The pairing by names; by those of inputs and outputs alone where names plainly mean other values.
+
+    Exporters number values. Where one that left a BatchNormalization out counted on, most numbers stand for something
+    else: names of which too many are made by unlike operators are no names in common.
+    """
+    pairing = pair(original, folded)
+    made = [name for name in pairing.shared if name in folded.producers and name in original.producers]
+    ops = [(original.op(original.producers[name]), folded.op(folded.producers[name])) for name in made]
+    unlike = sum(not _alike(*both) for both in ops)
+    if unlike * MOST_UNLIKE <= len(made) or unlike < FEWEST_UNLIKE:
+        return pairing
+    edges = {value.name for value in (*original.model.graph.input, *original.model.graph.output)}
+    return pair(original, folded, dropped=set(pairing.shared.values()) - edges)
+
+
+def _alike(first: str, second: str) -> bool:
+    return first == second or {first, second} <= _FOLDED
 
 
 def aliases(pairing: Pairing) -> dict[str, str]:
@@ -207,10 +234,11 @@ def _same_input(pairing: Pairing, here: str, there: str) -> bool:
     if here in pairing.shared:
         return pairing.shared[here] == there
     first, second = pairing.folded.constants.find(here), pairing.original.constants.find(there)
-    return first is not None and second is not None and _same_constant(first, second)
+    return first is not None and second is not None and same_constant(first, second)
 
 
-def _same_constant(first: Constant, second: Constant) -> bool:
+def same_constant(first: Constant, second: Constant) -> bool:
+    """Whether two constants have the same type and numbers."""
     if first.tensor.dtype is None or second.tensor.dtype is None:
         return False
     return first.tensor.dtype == second.tensor.dtype and same_numbers(first.tensor, second.tensor)

@@ -22,8 +22,8 @@ from bnfold.rounding import Array, to_float64, unit_roundoff
 from bnfold.verification.algebra import Product
 from bnfold.verification.float64 import Evaluator, NotEvaluatedError
 from bnfold.verification.pairing import Pairing
+from bnfold.verification.segments import Frontier
 from bnfold.verification.sitecheck import SiteCheck
-from bnfold.verification.sites import Frontier
 from bnfold.verification.weights import ROUNDINGS, AlgebraicCheck, next_to_zero, storage_roundoff, worst_of
 
 FLOAT32 = np.dtype(np.float32)
@@ -133,7 +133,7 @@ def ran_segment(pairing: Pairing, check: SiteCheck, start: Frontier, runs: Runs)
     roundings = ROUNDINGS * max(exact.depth, 1) + exact.steps
     relative = max(exact.depth, 1) * _relative(found.dtype, exact.length, runs) + roundings * start.roundoff
     limit = 2 * relative * exact.size + 2 * roundings * next_to_zero(unit_roundoff(found.dtype))
-    worst = worst_of(exact.value, to_float64(found), np.broadcast_to(limit, found.shape), 1)
+    worst = worst_of(exact.value, to_float64(found), np.broadcast_to(limit, found.shape), start.axis)
     return _worse(check, worst.times, worst.map, worst.expected, worst.found)
 
 

@@ -12,65 +12,22 @@ any other. The numbers are moved about at random too, as a channel that happens 
 """
 
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 
 import numpy as np
 
-from bnfold.graph import GraphFacts
 from bnfold.nodes import label
 from bnfold.rounding import FLOAT_TYPES, Array, to_float64
 from bnfold.text import printable
 from bnfold.verification.float64 import Evaluator, NotEvaluatedError, Number, UnfitError
-from bnfold.verification.operators import CORES, SUMS
 from bnfold.verification.pairing import Pairing
+from bnfold.verification.segments import Frontier, frontier
 from bnfold.verification.sitecheck import SiteCheck
-from bnfold.verification.weights import ROUNDINGS, next_to_zero, storage_roundoff, worst_of
+from bnfold.verification.weights import ROUNDINGS, next_to_zero, worst_of
 
-DEEPEST = 6  # matrix products in a row between two shared values; sizes tell nothing about more of them
-AFFINE = CORES | SUMS | {"AveragePool", "BatchNormalization", "Concat", "Div", "Dropout", "Identity", "Mul"}
+DEEPEST = 2  # matrix products in a row between two shared values; sizes grow too far beyond values with more of them
+SPATIAL = 12  # a corner keeps the size of the whole modulo this, so that strides end as they do there
+MOST_LOOKS = 64  # times that tables are looked something up in
 LARGEST = 6  # locations along an axis that are looked at first, beside what the kernels reach
-
-
-@dataclass(frozen=True, slots=True)
-class Frontier:
-    """Where the segments of a value start.
-
-    Attributes:
-        names: the shared values that they read, by their names in the original.
-        common: those that both read.
-        roundoff: the unit roundoff of the coarsest type of their constants.
-        reach: how many locations their kernels reach at most.
-        longer: whether the folded one computes in more steps than the original one.
-        affine: whether both are affine maps, so that one set of numbers tells as much as any other.
-    """
-
-    names: frozenset[str]
-    common: frozenset[str]
-    roundoff: float
-    reach: int
-    longer: bool
-    affine: bool
-
-
-def frontier(pairing: Pairing, value: str) -> Frontier:
-    """Where the segments of `value`, by its name in the original, start in both models."""
-    names: list[frozenset[str]] = []
-    roundoff, reach = 0.0, 1
-    lengths: list[int] = []
-    ops: set[str] = set()
-    for facts, start in ((pairing.original, value), (pairing.folded, pairing.names[value])):
-        shared = pairing.names.keys() if facts is pairing.original else pairing.shared.keys()
-        segment = _segment(facts, start, shared)
-        lengths.append(len(segment))
-        ops.update(facts.op(index) for index in segment)
-        read: set[str] = set()
-        for node in (facts.nodes[index] for index in segment):
-            roundoff = max(roundoff, storage_roundoff(facts, node.input))
-            reach = max([reach, *_reach(node)])
-            read.update(name for name in node.input if name in shared)
-        names.append(frozenset(read if facts is pairing.original else (pairing.shared[name] for name in read)))
-    return Frontier(names[0] | names[1], names[0] & names[1], roundoff, reach, lengths[1] > lengths[0], ops <= AFFINE)
 
 
 def by_values(pairing: Pairing, value: str, activations: Mapping[str, Array]) -> SiteCheck:
@@ -83,22 +40,37 @@ def by_values(pairing: Pairing, value: str, activations: Mapping[str, Array]) ->
         problem = f"the numbers at {printable(missing[0])!r} are not known"
         return SiteCheck(value, node, covered=False, layer="values", problem=problem)
     given = {key: activations[key] for key in start.names}
-    small = _cropped(given, LARGEST + 2 * start.reach)
+    small = _cropped(given, LARGEST + 2 * start.reach) if start.local else None
     check = None if small is None else _judged(pairing, value, node, small, start)
     return check if check is not None and check.equal else _judged(pairing, value, node, given, start)
 
 
 def _judged(pairing: Pairing, value: str, node: str, given: Mapping[str, Array], start: Frontier) -> SiteCheck:
     """The worse of two verdicts: on the numbers themselves, and on those that both read, moved about."""
-    first = _evaluated(pairing, value, node, given, start.roundoff)
+    first = _evaluated(pairing, value, node, given, start)
     if not first.equal:
         return first
-    moved = _moved({name: given[name] for name in start.common})
-    second = _evaluated(pairing, value, node, moved, start.roundoff)
-    return second if second.covered and second.times > first.times else first
+    common = {name: given[name] for name in start.common}
+    checks = [
+        _evaluated(pairing, value, node, numbers, start) for numbers in (_moved(common), *_looked_up(common, start))
+    ]
+    return max([first, *(check for check in checks if check.covered)], key=lambda check: check.times)
 
 
-def _evaluated(pairing: Pairing, value: str, node: str, given: Mapping[str, Array], roundoff: float) -> SiteCheck:
+def _looked_up(given: Mapping[str, Array], start: Frontier) -> list[dict[str, Array]]:
+    """The same with every row of a table asked for in turn, where the segments look something up."""
+    indices = [name for name, array in given.items() if array.dtype.kind in "iu" and array.size]
+    if not start.rows or not indices:
+        return []
+    found: list[dict[str, Array]] = []
+    most = max(given[name].size for name in indices)
+    for first in range(0, start.rows, most):
+        rows = np.minimum(np.arange(first, first + most), start.rows - 1)
+        found.append(dict(given) | {n: np.resize(rows, given[n].shape).astype(given[n].dtype) for n in indices})
+    return found[:MOST_LOOKS]
+
+
+def _evaluated(pairing: Pairing, value: str, node: str, given: Mapping[str, Array], start: Frontier) -> SiteCheck:
     names = pairing.names
     try:
         first = Evaluator(pairing.original, given).target(value)
@@ -109,7 +81,7 @@ def _evaluated(pairing: Pairing, value: str, node: str, given: Mapping[str, Arra
     except NotEvaluatedError as error:
         times = float("inf") if isinstance(error, UnfitError) else 0.0
         return SiteCheck(value, node, covered=False, layer="values", problem=str(error), times=times)
-    return _compared(value, node, first, second, roundoff)
+    return _compared(value, node, first, second, start)
 
 
 def _moved(given: Mapping[str, Array]) -> dict[str, Array]:
@@ -121,59 +93,54 @@ def _moved(given: Mapping[str, Array]) -> dict[str, Array]:
         found[name] = array
         if array.dtype in FLOAT_TYPES and array.size:
             wide = to_float64(array)
+            wide = np.where(np.isfinite(wide), wide, 0.0)
             scale = float(np.abs(wide).max())
-            found[name] = wide + (scale if 0 < scale < np.inf else 1.0) * rng.normal(size=array.shape)
+            found[name] = wide + (scale or 1.0) * rng.normal(size=array.shape)
     return found
 
 
-def _compared(value: str, node: str, first: Number, second: Number, roundoff: float) -> SiteCheck:
+def _compared(value: str, node: str, first: Number, second: Number, start: Frontier) -> SiteCheck:
+    roundoff = start.roundoff
     if first.value.shape != second.value.shape or first.value.dtype != second.value.dtype:
         problem = f"shape {second.value.shape} instead of {first.value.shape}"
         return SiteCheck(value, node, layer="values", problem=problem, times=float("inf"))
+    if first.value.dtype != np.float64:
+        return _compared_exactly(value, node, first.value, second.value)
     layers = max(first.depth, second.depth, 1)
-    if layers > DEEPEST:
-        problem = f"{layers} products lie between this value and the last one that both models have"
-        return SiteCheck(value, node, covered=False, layer="values", problem=problem)
     roundings = ROUNDINGS * layers + max(first.steps, second.steps)
     limit = roundings * (roundoff * (first.size + second.size) + next_to_zero(roundoff))
-    expected, found = (side.value.astype(np.float64, copy=False) for side in (first, second))
-    worst = worst_of(expected, found, np.broadcast_to(limit, expected.shape), 1)
+    expected, found = first.value, second.value
+    if expected.size and not (np.isfinite(expected) & np.isfinite(found)).any():
+        return SiteCheck(value, node, covered=False, layer="values", problem="no number there is finite")
+    worst = worst_of(expected, found, np.broadcast_to(limit, expected.shape), start.axis)
+    if layers > DEEPEST and worst.times <= 1:
+        problem = f"{layers} products lie between this value and the last one that both models have"
+        return SiteCheck(value, node, covered=False, layer="values", problem=problem)
     return SiteCheck(
         value, node, layer="values", times=worst.times, map=worst.map, expected=worst.expected, found=worst.found,
         what="value",
     )  # fmt: skip
 
 
-def _segment(facts: GraphFacts, value: str, shared: AbstractSet[str]) -> list[int]:
-    """The nodes that make `value` out of the shared values before it."""
-    found = {facts.producers[value]: None}
-    open_ = list(found)
-    while open_:
-        for name in facts.nodes[open_.pop()].input:
-            producer = facts.producer(name)
-            if name in shared or producer is None or producer in found or facts.constants.computes(producer):
-                continue
-            found[producer] = None
-            open_.append(producer)
-    return list(found)
-
-
-def _reach(node: object) -> list[int]:
-    """How far the kernel of a node reaches along each axis, as far as its attributes say."""
-    entries = {entry.name: list(entry.ints) for entry in getattr(node, "attribute", ())}
-    kernel = entries.get("kernel_shape", [])
-    dilations = entries.get("dilations", [1] * len(kernel))
-    return [size * step for size, step in zip(kernel, dilations, strict=False)]
+def _compared_exactly(value: str, node: str, expected: Array, found: Array) -> SiteCheck:
+    """Whole numbers, truth values and texts."""
+    wrong = np.flatnonzero((expected != found).reshape(-1))
+    if not wrong.size:
+        return SiteCheck(value, node, layer="values")
+    at = wrong[0]
+    problem = f"element {at} is {printable(str(found.flat[at]))} instead of {printable(str(expected.flat[at]))}"
+    return SiteCheck(value, node, layer="values", problem=problem, times=float("inf"))
 
 
 def _cropped(given: Mapping[str, Array], most: int) -> dict[str, Array] | None:
-    """One sample and a corner of the locations; None where that is all there is, or would tear apart what fits."""
+    """Two samples and a corner of the locations; None where that is all there is, or would tear apart what fits."""
     sizes = {array.shape[2:] for array in given.values() if array.ndim > 2}
     batches = {array.shape[0] for array in given.values() if array.ndim > 1}
     if len(sizes) > 1 or len(batches) != 1:
         return None
     locations = next(iter(sizes), ())
-    if batches <= {0, 1} and not any(size > most for size in locations):
+    if batches <= {0, 1, 2} and not any(size > most + SPATIAL for size in locations):
         return None
-    cut = (slice(0, 1), slice(None), *[slice(0, most)] * len(locations))
+    whole = [size if size <= most + SPATIAL else most + (size - most) % SPATIAL for size in locations]
+    cut = (slice(0, 2), slice(None), *map(slice, whole))
     return {name: array[cut[: array.ndim]] if array.ndim > 1 else array for name, array in given.items()}

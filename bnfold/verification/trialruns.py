@@ -12,8 +12,10 @@ from bnfold.rounding import Array
 from bnfold.text import printable
 from bnfold.verification import Fed, Progress, ProviderRun, VerifyOptions
 from bnfold.verification.anchors import judged
+from bnfold.verification.arbiter import own_errors
 from bnfold.verification.boundaries import Ran, by_decisions
 from bnfold.verification.compare import OutputComparison
+from bnfold.verification.decisions import decided
 from bnfold.verification.endtoend import compare_once, worse_of
 from bnfold.verification.feeds.failing import Failing
 from bnfold.verification.feeds.given import given_trials
@@ -25,7 +27,8 @@ from bnfold.verification.providers import CPU, CUDA, REFERENCE, Provider
 from bnfold.verification.runs import Runs
 from bnfold.verification.runtime import CannotRunError, OutOfTimeError
 from bnfold.verification.sitecheck import SiteCheck
-from bnfold.verification.verdict import coverage_of, explained, judged_run, worse_checks
+from bnfold.verification.verdict import coverage_of, explained, judged_run, without_reason, worse_checks
+from bnfold.verification.wobble import FACTOR, unexplained
 
 # How far the fast algorithms of CUDA's convolutions go beyond the bound of a plain sum, with equal weights on both
 # sides; and the unit roundoff of TF32, which has 10 bits behind the point.
@@ -79,7 +82,16 @@ class TrialRuns:
         first = self.trials[0]
         run = replace(self.run, shapes=first.shapes, sizes=first.sizes, accuracy=self._tally.accuracy)
         run = judged_run(replace(run, outputs=tuple(self._worst), trials=trials.count))
-        return run if self.sites is None else explained(run, self.sites, self._numbers)
+        apart = [output for output in run.outputs if not output.equal and not output.turned]
+        if self.sites is None or run.verdict != "equal" or not apart:
+            return run
+        behind = decided(self.sites.pairing.original, self.pair.original.outputs)
+        plain = [output for output in apart if not behind.get(output.name.split("[")[0], False)]
+        unseen = unexplained(self.pair, self.trials, plain, self.options.seed)
+        own = own_errors(self.sites, self._numbers) if self._numbers is not None else None
+        if unseen is None or (own is not None and FACTOR * own.relative >= unseen[0].relative):
+            return explained(run, own)
+        return without_reason(run, *unseen)
 
     def without_the_folded(self) -> ProviderRun:
         """What the sites say where the folded model cannot be run: by what the original makes alone."""

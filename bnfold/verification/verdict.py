@@ -5,16 +5,16 @@ from dataclasses import replace
 
 from bnfold.text import printable
 from bnfold.verification import Coverage, ProviderRun
-from bnfold.verification.arbiter import nearer_to_float64
+from bnfold.verification.arbiter import OwnErrors
 from bnfold.verification.compare import OutputComparison
 from bnfold.verification.layers import Sites
-from bnfold.verification.runs import Runs
 from bnfold.verification.sitecheck import SiteCheck
 
 
 def coverage_of(sites: Sites | None, checks: tuple[SiteCheck, ...]) -> Coverage:
     """Whether all that the models make differently could be judged, and they share values at all."""
-    whole = sites is not None and sites.shared > 0 and all(check.covered for check in checks)
+    whole = sites is not None and sites.shared > 0 and sites.outputs_are_shared
+    whole = whole and all(check.covered for check in checks)
     return "sites" if whole else "end to end"
 
 
@@ -63,15 +63,21 @@ def _difference(output: OutputComparison) -> str:
     )
 
 
-def explained(run: ProviderRun, sites: Sites, runs: Runs | None) -> ProviderRun:
+def without_reason(run: ProviderRun, output: OutputComparison, floor: float) -> ProviderRun:
+    """Different: an output is further apart than what was found, or rounding of the weights, could make it."""
+    reason = (
+        f"output '{printable(output.name)}' differs by {output.relative:.3g} of its scale, although every value that "
+        f"could be compared agrees; changes of the weights by one ulp move it by {floor:.3g}"
+    )
+    return replace(run, verdict="different", reason=reason, coverage="end to end")
+
+
+def explained(run: ProviderRun, own: OwnErrors | None) -> ProviderRun:
     """The verdict, with a word on outputs that differ by more than their limit although every site agrees."""
     apart = [output for output in run.outputs if not output.equal and not output.turned]
-    if run.verdict != "equal" or not apart or runs is None:
-        return run
     worst = max(apart, key=lambda output: output.relative)
-    clause = nearer_to_float64(sites, runs)
     reason = (
         f"every changed value agrees in float64; output '{printable(worst.name)}' differs by {worst.relative:.2g} of "
-        f"its scale by rounding alone{': ' if clause else ''}{clause}"
+        f"its scale by rounding alone{'' if own is None else f': {own}'}"
     )
     return replace(run, reason=reason)

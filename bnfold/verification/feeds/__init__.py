@@ -7,7 +7,7 @@ trained on, `branches` what lets every branch of an If run (`conditions` says wh
 and `failing` keeps what two models differ on.
 """
 
-from bnfold.verification.feeds.made import KINDS, make_feeds, nudge
+from bnfold.verification.feeds.made import KINDS, make_feeds, nudge, nudged
 from bnfold.verification.feeds.sizes import ATTEMPTS, Sizes, choose_shapes, parse_dim, parse_shape
 from bnfold.verification.feeds.spec import Feeds, InputSpec, input_spec
 
@@ -21,6 +21,7 @@ __all__ = [
     "input_spec",
     "make_feeds",
     "nudge",
+    "nudged",
     "parse_dim",
     "parse_shape",
 ]

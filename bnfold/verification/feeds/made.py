@@ -119,11 +119,12 @@ def _distinct(
 def nudge(feeds: Feeds, seed: int) -> Feeds:
     """The same inputs with every float moved to a neighbouring number of its type, up or down at random."""
     rng = np.random.default_rng([seed, 1])
+    return {name: each_array(lambda values: nudged(values, rng), value) for name, value in feeds.items()}
 
-    def moved(values: Array) -> Array:
-        if values.dtype.kind != "f" or values.dtype.itemsize < 2:
-            return values
-        towards = np.where(rng.integers(0, 2, values.shape) == 1, np.inf, -np.inf).astype(values.dtype)
-        return np.asarray(np.nextafter(values, towards))
 
-    return {name: each_array(moved, value) for name, value in feeds.items()}
+def nudged(values: Array, rng: np.random.Generator) -> Array:
+    """Floats moved to a neighbouring number of their type, up or down at random; anything else as it is."""
+    if values.dtype.kind != "f" or values.dtype.itemsize < 2:
+        return values
+    towards = np.where(rng.integers(0, 2, values.shape) == 1, np.inf, -np.inf).astype(values.dtype)
+    return np.asarray(np.nextafter(values, towards))
