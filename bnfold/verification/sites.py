@@ -11,7 +11,7 @@ were added up (`float64`). A network's own ill condition does not enter, and a m
 any other. The numbers are moved about at random too, as a channel that happens to be zero would hide its weights.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -52,22 +52,31 @@ def _judged(pairing: Pairing, value: str, node: str, given: Mapping[str, Array],
         return first
     common = {name: given[name] for name in start.common}
     checks = [
-        _evaluated(pairing, value, node, numbers, start) for numbers in (_moved(common), *_looked_up(common, start))
+        _evaluated(pairing, value, node, _moved(common), start),
+        *_looked_up(pairing, value, node, common, start),
     ]
     return max([first, *(check for check in checks if check.covered)], key=lambda check: check.times)
 
 
-def _looked_up(given: Mapping[str, Array], start: Frontier) -> list[dict[str, Array]]:
-    """The same with every row of a table asked for in turn, where the segments look something up."""
-    indices = [name for name, array in given.items() if array.dtype.kind in "iu" and array.size]
+def _looked_up(
+    pairing: Pairing, value: str, node: str, given: Mapping[str, Array], start: Frontier
+) -> Iterator[SiteCheck]:
+    """The verdict on every row of a table, where the segments look something up: all at once, or as many as fit."""
+    indices = [name for name, array in given.items() if array.dtype.kind in "iu" and array.size and array.ndim]
     if not start.rows or not indices:
-        return []
-    found: list[dict[str, Array]] = []
+        return
+    rows = np.arange(start.rows)
+    whole = {name: np.resize(rows, (*given[name].shape[:-1], start.rows)) for name in indices}
+    check = _evaluated(pairing, value, node, dict(given) | _as_given(whole, given), start)
+    yield check
     most = max(given[name].size for name in indices)
-    for first in range(0, start.rows, most):
-        rows = np.minimum(np.arange(first, first + most), start.rows - 1)
-        found.append(dict(given) | {n: np.resize(rows, given[n].shape).astype(given[n].dtype) for n in indices})
-    return found[:MOST_LOOKS]
+    for first in range(0, 0 if check.covered else min(start.rows, MOST_LOOKS * most), most):
+        some = {name: np.resize(rows[first : first + most], given[name].shape) for name in indices}
+        yield _evaluated(pairing, value, node, dict(given) | _as_given(some, given), start)
+
+
+def _as_given(indices: Mapping[str, Array], given: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: array.astype(given[name].dtype) for name, array in indices.items()}
 
 
 def _evaluated(pairing: Pairing, value: str, node: str, given: Mapping[str, Array], start: Frontier) -> SiteCheck:
