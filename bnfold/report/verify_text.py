@@ -29,8 +29,9 @@ def render(report: VerifyReport, *, color: bool = False, boxes: bool = False, ve
         _line(console, f"{what:<8}  {printable(file.path)}, {size(file.bytes)}, sha256 {file.sha256[:16]}")
     for clause in report.verification.interface:
         _line(console, f"interface: {clause}", "bold red")
-    for run in report.verification.runs:
-        _run(console, run, boxes=boxes, verbose=verbose)
+    runs = report.verification.runs
+    for run in runs:
+        _run(console, run, boxes=boxes, verbose=verbose, alone=len(runs) == 1)
     for entry in report.verification.information:
         _information(console, entry)
     style = {0: "bold green", 1: "bold red"}.get(report.exit_code, "bold yellow")
@@ -43,7 +44,7 @@ def _line(console: Console, text: str, style: str = "") -> None:
     console.print(Text(text, style=style), soft_wrap=True)
 
 
-def _run(console: Console, run: ProviderRun, *, boxes: bool, verbose: bool) -> None:
+def _run(console: Console, run: ProviderRun, *, boxes: bool, verbose: bool, alone: bool) -> None:
     where = ", ".join(filter(None, [run.provider, printable(run.runtime), printable(run.device)]))
     given = ", ".join(f"{printable(name)}={printable(value)}" for name, value in run.options.items())
     _line(console, where + (f" ({given})" if given else ""), "bold")
@@ -56,7 +57,8 @@ def _run(console: Console, run: ProviderRun, *, boxes: bool, verbose: bool) -> N
             _line(console, f"  {printable(output.name)}: {clause}")
         if len(run.outputs) > _MOST and not verbose:
             _line(console, f"  and {plural(len(run.outputs) - _MOST, 'more output')} (-v shows them)")
-    _line(console, *verdict_line(run))
+    if not alone or run.verdict == "equal":  # else the last line says it
+        _line(console, *verdict_line(run))
     for sentence in besides(run):
         _line(console, f"  {sentence}")
 

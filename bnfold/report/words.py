@@ -75,11 +75,13 @@ def coverage(run: ProviderRun) -> str:
             return "every value that both have is made in the same way"
         return "the two have no values in common but inputs: judged by the outputs alone"
     by = {layer: sum(s.covered and s.layer == layer for s in run.sites) for layer in ("algebra", "values")}
+    ran = sum(site.ran for site in run.sites)
     left = sum(not site.covered for site in run.sites)
     parts = [
         f"{by['algebra']} judged by weight and bias" if by["algebra"] else "",
         f"{by['values']} by what both models make of the same numbers" if by["values"] else "",
         f"{left} by the outputs alone" if left else "",
+        f"{ran} as both models ran, too" if ran else "",
     ]
     noun = "value is" if len(run.sites) == 1 else "values are"
     return f"{len(run.sites)} {noun} made differently: {', '.join(filter(None, parts))}"
