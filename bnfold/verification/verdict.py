@@ -40,7 +40,15 @@ def judged_run(run: ProviderRun) -> ProviderRun:
     if not any(output.finite for output in run.outputs):
         reason = "the original's outputs are all NaN or infinite: nothing to compare"
         return replace(run, verdict="not verified", reason=reason)
-    return replace(run, verdict="equal", reason=_turned(run.outputs))
+    notable = filter(None, (_turned(run.outputs), _unjudged(run.sites)))
+    return replace(run, verdict="equal", reason="; ".join(notable))
+
+
+def _unjudged(sites: Sequence[SiteCheck]) -> str:
+    """What to say where the outputs had to stand for some values."""
+    left = [site for site in sites if not site.covered]
+    more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
+    return f"judged by the outputs alone: {left[0]}{more}" if left else ""
 
 
 def _turned(outputs: Sequence[OutputComparison]) -> str:
