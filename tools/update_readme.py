@@ -76,8 +76,8 @@ def main() -> None:
         "cost": newest("cost"),
     }
     for name, content in parts.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n?<!-- end {name} -->)", re.DOTALL)
-        text, count = pattern.subn(lambda match, content=content: match[1] + content + match[2], text)
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
+        text, count = pattern.subn(lambda match, content=content: f"{match[1]}{content}\n{match[2]}", text)
         if count != 1:
             sys.exit(f"README.md has {count} places for {name}")
     path.write_text(text, encoding="utf-8")
