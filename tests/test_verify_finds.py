@@ -210,3 +210,20 @@ def test_an_evaluator_that_reads_a_loop_otherwise_excuses_nothing():
 
     assert bnfold.verify(looping("p", "q"), looping("p", "q")).verdict == "equal"
     assert bnfold.verify(looping("p", "q"), looping("q", "p")).verdict == "different"
+
+
+def test_a_name_that_stands_for_a_moved_value_is_no_fault():
+    """MatMul, Reshape, Transpose, BatchNormalization: a Gemm in front keeps the MatMul's name."""
+    s, t = folded_parameters()
+    matrix = np.random.default_rng(5).normal(size=(16, 4)).astype(np.float32)
+    moves = [N("Reshape", ["m", "shape"], ["r"])]
+    back = N("Transpose", ["r"], ["q"], perm=[0, 3, 1, 2])
+    parameters = ["gamma", "beta", "mean", "var"]
+    nodes = [N("MatMul", ["x", "a"], ["m"]), *moves, back, N("BatchNormalization", ["q", *parameters], ["y"])]
+    shape = tensor("shape", [1, 2, 3, 4], np.int64)
+    original = model(nodes, [tensor("a", matrix), shape, *batchnorm_parameters(4)], (6, 16))
+    last = N("Transpose", ["r"], ["y"], perm=[0, 3, 1, 2])
+    for factor, verdict in ((1.0, "equal"), (1.001, "different")):
+        held = [tensor("a", matrix * (s * [1, factor, 1, 1])), tensor("t", t), shape]
+        other = model([N("Gemm", ["x", "a", "t"], ["m"]), *moves, last], held, (6, 16))
+        assert bnfold.verify(original, other).verdict == verdict

@@ -32,6 +32,7 @@ from bnfold.verification.sitecheck import SiteCheck
 from bnfold.verification.sites import by_values
 from bnfold.verification.weights import AlgebraicCheck, by_algebra
 
+MOVES = frozenset(["Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"])
 READINGS = 4  # how often names are read anew before a value counts as wrong
 
 
@@ -171,21 +172,34 @@ class Sites:
             kept = {here: there for here, there in more.items() if there not in still}
             if kept and kept != more:
                 yield pair(original, folded, now.renamed | kept, now.dropped)
-        gone = {value for value in wrong if self._is_made_up_for(value, wrong)}
+        gone = {value for suspect in wrong for value in self._made_up_for(suspect, wrong)}
         if gone:
             yield pair(original, folded, now.renamed, now.dropped | gone)
 
-    def _is_made_up_for(self, value: str, wrong: set[str]) -> bool:
-        """Whether all that reads a value seems wrong too, as it does where a factor was moved past the value."""
-        now = self._reading
-        folded, name = now.pairing.folded, now.pairing.names[value]
-        if name in folded.outputs or value in now.pairing.original.outputs:
-            return False
-        readers = [other for other in now.pairing.changed if value in now.reads(other)]
-        changed = {now.pairing.names[other] for other in now.pairing.changed}
-        made = [made for use in folded.users(name) for made in folded.nodes[use.node].output if made]
-        is_behind_changes = all(made in changed or made not in now.pairing.shared for made in made)
-        return is_behind_changes and bool(readers) and all(other in wrong for other in readers)
+    def _made_up_for(self, value: str, wrong: set[str]) -> set[str]:
+        """The value and those that it is moved to, where all that reads them seems wrong too; nothing elsewhere.
+
+        So it is where a factor was moved past the value, or past the Reshape behind it.
+        """
+        pairing = self._reading.pairing
+        folded, changed = pairing.folded, set(pairing.changed)
+        found, open_ = {value}, [value]
+        while open_:
+            name = pairing.names[open_.pop()]
+            if name in folded.outputs or not folded.users(name):
+                return set()
+            for index in {use.node for use in folded.users(name)}:
+                for made in filter(None, folded.nodes[index].output):
+                    there = pairing.shared.get(made)
+                    if there is None or there in wrong:
+                        continue
+                    if there in changed or folded.op(index) not in MOVES:
+                        return set()
+                    if there not in found:
+                        found.add(there)
+                        open_.append(there)
+        readers = {other for other in pairing.changed if found & self._reading.reads(other)}
+        return found if readers and readers <= wrong else set()
 
 
 def _wrong(checks: tuple[SiteCheck, ...]) -> set[str]:
