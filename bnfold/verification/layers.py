@@ -24,7 +24,7 @@ from bnfold.relocated import Relocated
 from bnfold.scopes import open_scopes
 from bnfold.text import SCOPE_MARK
 from bnfold.verification.inlined import inlined
-from bnfold.verification.pairing import Pairing, aliases, pair, same_constant, trusted
+from bnfold.verification.pairing import Pairing, aliases, by_edges, pair, same_constant, trusted
 from bnfold.verification.runs import Reach, Runs, ran_product, ran_segment, reach_of
 from bnfold.verification.runtime import Model, in_memory
 from bnfold.verification.segments import Frontier, frontier
@@ -108,6 +108,10 @@ class Sites:
         suspects = {v for v, site in self._reading.algebra.items() if site is None or site.check.wrong}
         renamed = {here: there for here, there in self._aliases.items() if pairing.shared[here] in suspects}
         self._renamed = Reading(pair(pairing.original, pairing.folded, renamed)) if renamed else None
+
+    def by_edges(self) -> "Sites":
+        """The same where no names inside are trusted."""
+        return Sites(by_edges(self.pairing), self.models)
 
     @property
     def reading(self) -> Pairing:

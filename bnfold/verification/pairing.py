@@ -92,8 +92,14 @@ def trusted(original: GraphFacts, folded: GraphFacts) -> Pairing:
     unlike = sum(not _alike(*both) for both in ops)
     if unlike * MOST_UNLIKE <= len(made) or unlike < FEWEST_UNLIKE:
         return pairing
-    edges = {value.name for value in (*original.model.graph.input, *original.model.graph.output)}
-    return pair(original, folded, dropped=set(pairing.shared.values()) - edges)
+    return by_edges(pairing)
+
+
+def by_edges(pairing: Pairing) -> Pairing:
+    """The pairing in which inputs and outputs alone are the same values."""
+    graph = pairing.original.model.graph
+    edges = {value.name for value in (*graph.input, *graph.output)}
+    return pair(pairing.original, pairing.folded, dropped=set(pairing.shared.values()) - edges)
 
 
 def _alike(first: str, second: str) -> bool:

@@ -121,7 +121,11 @@ def _compared(value: str, node: str, first: Number, second: Number, start: Front
     expected, found = first.value, second.value
     if expected.size and not (np.isfinite(expected) & np.isfinite(found)).any():
         return SiteCheck(value, node, covered=False, layer="values", problem="no number there is finite")
-    worst = worst_of(expected, found, np.broadcast_to(limit, expected.shape), start.axis)
+    limit = np.broadcast_to(limit, expected.shape)
+    if not np.isfinite(limit[np.isfinite(expected) & np.isfinite(found)]).all():
+        problem = "how far rounding goes there is not known"
+        return SiteCheck(value, node, covered=False, layer="values", problem=problem)
+    worst = worst_of(expected, found, limit, start.axis)
     if layers > DEEPEST and worst.times <= 1:
         problem = f"{layers} products lie between this value and the last one that both models have"
         return SiteCheck(value, node, covered=False, layer="values", problem=problem)
