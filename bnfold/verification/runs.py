@@ -26,7 +26,6 @@ from bnfold.verification.segments import Frontier
 from bnfold.verification.sitecheck import SiteCheck
 from bnfold.verification.weights import ROUNDINGS, AlgebraicCheck, next_to_zero, storage_roundoff, worst_of
 
-FLOAT32 = np.dtype(np.float32)
 HALF_ACCUMULATED = 2.0**-24  # half types are added up in float32
 
 
